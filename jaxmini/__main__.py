@@ -1,0 +1,102 @@
+"""The command line: ``python -m jaxmini run configs/quickstart.py student.epochs=2``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0 if it did what it says, 1 if it could not, 2 for bad usage."""
+    options = _parser().parse_args(arguments)
+    from jaxmini.run import process  # jax is imported here: `--help` should not wait for it
+
+    process.start()
+    try:
+        return options.command(options)
+    except process.expected_errors() as error:
+        print(f"jaxmini: {error.args[0] if error.args else error}", file=sys.stderr)
+        if os.environ.get("JAXMINI_TRACEBACK"):
+            raise
+        return process.fail()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a recipe's chain to its report, continuing whatever an earlier run has finished."""
+    from jaxmini import recipe
+    from jaxmini.run import chain
+
+    config = recipe.load(options.config, options.overrides)
+    workdir = options.workdir or Path("runs") / config.name
+    chain.run(
+        config.recipe,
+        workdir,
+        title=config.text.splitlines()[0],
+        command="jaxmini " + " ".join(["run", options.config, *options.overrides]),
+        placement=options.placement,
+        tensorboard=options.tensorboard,
+        fresh=options.fresh,
+    )
+    return 0
+
+
+def preview(options: argparse.Namespace) -> int:
+    """Write a contact sheet of what a stage's network sees."""
+    from jaxmini import recipe
+    from jaxmini.data import contact_sheet
+
+    config = recipe.load(options.config, options.overrides)
+    stages = {stage.name: stage for stage in config.recipe.stages}
+    for name, stage in stages.items():
+        if options.stage in (None, name):
+            path = Path(options.output or ".") / f"{config.name}-{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            contact_sheet(stage.data.load(), stage.view, seed=stage.seed).save(path)
+            print(path)
+    if options.stage is not None and options.stage not in stages:
+        raise recipe.RecipeError(f"no stage {options.stage!r}; there are: {', '.join(stages)}")
+    return 0
+
+
+def describe(options: argparse.Namespace) -> int:
+    """Print what a .tflite file says of itself."""
+    import json
+
+    from jaxmini.export import describe_file
+
+    print(json.dumps(describe_file(options.file), indent=2, ensure_ascii=False))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jaxmini", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    running = commands.add_parser("run", help=run.__doc__)
+    _add_config(running)
+    running.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config>)")
+    running.add_argument("--fresh", action="store_true", help="delete the folder's run and start anew")
+    running.add_argument("--placement", choices=("jit", "pmap"), default="jit")
+    running.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
+    running.set_defaults(command=run)
+
+    previewing = commands.add_parser("preview", help=preview.__doc__)
+    _add_config(previewing)
+    previewing.add_argument("--stage", help="one stage only")
+    previewing.add_argument("--output", type=Path, help="folder of the pictures (default: here)")
+    previewing.set_defaults(command=preview)
+
+    describing = commands.add_parser("describe", help=describe.__doc__)
+    describing.add_argument("file", type=Path, help="a .tflite file written by jaxmini")
+    describing.set_defaults(command=describe)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a Python file with get_config() -> Recipe")
+    parser.add_argument("overrides", nargs="*", metavar="stage.field=value", help="changes to the recipe")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

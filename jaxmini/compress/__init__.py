@@ -1,0 +1,1 @@
+"""Transformations that make a model smaller: functions from a Model to a Model."""

@@ -1,0 +1,103 @@
+"""Evaluate: runs a plan in floating point; what kernels, constants and roundings are is left to hooks.
+
+One evaluator serves observation, training, inference and export. A mode is an object with the methods of
+``Hooks``; ``Float`` is the mode without rounding, and others derive from it.
+"""
+
+from typing import Protocol
+
+import jax.numpy as jnp
+
+from jaxmini.compress.quantize.fold import fold
+from jaxmini.compress.quantize.plan import (
+    INPUT,
+    AveragePool,
+    Elementwise,
+    Group,
+    Mean,
+    Move,
+    Plan,
+    Rectifier,
+    Weighted,
+)
+from jaxmini.compress.quantize.program import read, run
+from jaxmini.model import Variables
+from jaxmini.state import Array
+
+
+class Hooks(Protocol):
+    """What a mode decides. Called in the order of the plan's groups."""
+
+    def activation(self, site: str, values: Array) -> Array:
+        """The values as they leave a group that lands on a new site, and the model's input.
+
+        Not called for groups that stay on their input's grid. Tied groups pass the same site.
+        """
+
+    def weight(self, group: Weighted) -> tuple[Array, Array]:
+        """The kernel [..., O] and bias [O] of a group, with its chain folded in."""
+
+    def constant(self, group: Group, position: int) -> Array:
+        """The operand at ``position`` of ``group.inputs``, which does not depend on the input."""
+
+    def average(self, group: AveragePool, values: Array) -> Array:
+        """The averages as they leave a pool: they stay on the grid of ``group.site``."""
+
+    def same(self, group: Group, values: Array) -> Array:
+        """The values as they leave a rectifier that stays on the grid of ``group.site``."""
+
+
+class Float:
+    """No rounding: the model itself, with every affine chain folded."""
+
+    def __init__(self, plan: Plan, variables: Variables) -> None:
+        self.plan = plan
+        self.values = plan.program.bind_variables(variables)
+        run(plan.weight_ops, self.values)
+
+    def activation(self, site: str, values: Array) -> Array:
+        return values
+
+    def weight(self, group: Weighted) -> tuple[Array, Array]:
+        return fold(group.kernel_array(self.values), group.chain, group.channels, self.values)
+
+    def constant(self, group: Group, position: int) -> Array:
+        return jnp.asarray(read(self.values, group.inputs[position]))
+
+    def average(self, group: AveragePool, values: Array) -> Array:
+        return values
+
+    def same(self, group: Group, values: Array) -> Array:
+        return values
+
+
+def evaluate(plan: Plan, hooks: Hooks, inputs: Array) -> Array:
+    """The plan's output for ``inputs``, float32 of the shape the plan was made for."""
+    values = {plan.program.input: hooks.activation(INPUT, inputs)}
+    for group in plan.groups:
+        operands = [
+            hooks.constant(group, position) if plan.is_constant(value) else values[value]
+            for position, value in enumerate(group.inputs)
+        ]
+        values.update(zip(group.outputs, _results(group, operands, hooks), strict=True))
+    return values[plan.output]
+
+
+def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
+    match group:
+        case Move():
+            return group.move(*operands)
+        case AveragePool():
+            return [hooks.average(group, group.window_sum(*operands) * jnp.float32(1 / group.count))]
+        case Rectifier():
+            return [hooks.same(group, group.clamp(*operands))]
+        case Weighted():
+            kernel, bias = hooks.weight(group)
+            values = group.product(*operands, kernel)
+            values = values + bias.reshape((1,) * (values.ndim - len(group.channels)) + group.channels)
+        case Mean():
+            values = jnp.mean(*operands, axis=group.axes).reshape(group.shape)
+        case Elementwise():
+            (values,) = group.op.bind(*operands)
+    clamp = getattr(group, "clamp", None)
+    return [hooks.activation(group.site, values if clamp is None else clamp(values))]

@@ -1,0 +1,246 @@
+"""Plan: how a program is cut into the pieces that an integer kernel computes, and which grid each lands on.
+
+A piece (a group) is rounded once, at its end. The grid it lands on is a site; groups that only move
+numbers stay on the site of what they move.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxmini.compress.quantize.fold import Affine
+from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.program import Literal, Op, Program, Value, read
+from jaxmini.state import Array
+
+INPUT = "input"
+
+
+@dataclasses.dataclass(frozen=True)
+class Clamp:
+    """A rectifier fused into the group before it: numbers are held to [0, ``high``]."""
+
+    high: float = np.inf
+
+    def __call__(self, values: Array) -> Array:
+        """The rectifier, with the derivative that jax.nn gives it (0 at 0)."""
+        return jax.nn.relu(values) if np.isinf(self.high) else jax.nn.relu6(values)
+
+    def __str__(self) -> str:
+        return "relu" if np.isinf(self.high) else f"relu{self.high:g}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """What one integer kernel computes.
+
+    Attributes:
+        name: path of the module and what is computed, unique in the plan: ``Net/stem:conv``.
+        site: name of the grid that the outputs lie on.
+        inputs: operands that depend on the model's input, or are constants.
+        outputs: the values it leaves.
+        op: the operation it is named after.
+    """
+
+    name: str
+    site: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[int, ...]
+    op: Op
+
+    def __str__(self) -> str:
+        return self.op.name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weighted(Group):
+    """A convolution, matrix product or per-channel scaling; everything affine after it is folded into it.
+
+    Attributes:
+        kernel: the value of the kernel, None for a scaling (its kernel is one).
+        chain: the per-channel additions and products that are folded.
+        channels: shape of the output channels: (O,), or (heads, size) of a product with a 3-D kernel.
+        clamp: the rectifier at its end.
+    """
+
+    kernel: Value | None
+    chain: tuple[Affine, ...]
+    channels: tuple[int, ...]
+    clamp: Clamp | None
+
+    def kernel_array(self, values: Mapping[int, Array]) -> Array:
+        """The kernel as the model holds it, [..., O]."""
+        channels = math.prod(self.channels)
+        if self.kernel is None:
+            return jnp.ones((1, 1, 1, channels), jnp.float32)
+        kernel = read(values, self.kernel)
+        return kernel if kernel.ndim == 4 else kernel.reshape(-1, channels)
+
+    def product(self, inputs: Array, kernel: Array) -> Array:
+        """Product of the inputs with a kernel [..., O]."""
+        if self.op.name == "conv_general_dilated":
+            return self.op.bind(inputs, kernel)[0]
+        if self.op.name == "dot_general":
+            rank = inputs.ndim - len(self.op.params["dimension_numbers"][0][0])
+            outputs = jnp.matmul(inputs.reshape(*inputs.shape[:rank], -1), kernel)
+            return outputs.reshape(*inputs.shape[:rank], *self.channels)
+        return scaled(inputs, kernel)
+
+    def __str__(self) -> str:
+        parts = ["scale" if self.kernel is None else self.op.name]
+        if self.chain:
+            parts.append("fold " + " ".join(step.name for step in self.chain))
+        return ", ".join(parts + [str(self.clamp)] * (self.clamp is not None))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Elementwise(Group):
+    """Sum, difference or product of two activations, or of one and a constant; a rectifier at its end."""
+
+    clamp: Clamp | None
+
+    def __str__(self) -> str:
+        return ", ".join([self.op.name] + [str(self.clamp)] * (self.clamp is not None))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rectifier(Group):
+    """A rectifier that has nothing to be fused into; it stays on the grid of its input."""
+
+    clamp: Clamp
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mean(Group):
+    """Mean over axes other than the batch; ``shape`` is that of its output."""
+
+    axes: tuple[int, ...]
+    count: int
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AveragePool(Group):
+    """Average over windows of ``count`` numbers, zeros of the padding counted; stays on its input's grid."""
+
+    count: int
+
+    def window_sum(self, values: Array) -> Array:
+        """Sum over each window of the values."""
+        padding = self.op.params["padding"]
+        if any(side for sides in padding for side in sides):
+            # The kernel of a file leaves padding out of the average; an explicit pad is counted.
+            values = lax.pad(values, jnp.float32(0), [(*sides, 0) for sides in padding])
+        return lax.reduce_window(
+            values,
+            np.float32(0),
+            lax.add,
+            self.op.params["window_dimensions"],
+            self.op.params["window_strides"],
+            "VALID",
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Move(Group):
+    """Numbers that move and do not change: reshape, max-pool, pad, concatenate; all on one grid.
+
+    Attributes:
+        settings: operands of the operation that follow the numbers moved (the 0 of a pad).
+    """
+
+    settings: tuple[np.ndarray, ...] = ()
+
+    def move(self, *operands: Array) -> list[Array]:
+        """Run the operation; one result an output."""
+        return self.op.bind(*operands, *self.settings)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A quantized model as data: the program, its groups in order, its grids.
+
+    Attributes:
+        program: the traced model.
+        output: the value that the groups leave as the model's output.
+        groups: in the order they run.
+        sites: the grids, by name; ``input`` is the first.
+        site_of: the site of each value between groups.
+        fixed: sites whose grid is given and not observed.
+        ties: for a site that several groups share, those groups' names.
+        weight_ops: the operations that depend on the variables alone.
+    """
+
+    program: Program
+    output: int
+    groups: tuple[Group, ...]
+    sites: tuple[str, ...]
+    site_of: Mapping[int, str]
+    fixed: Mapping[str, Grid]
+    ties: Mapping[str, tuple[str, ...]]
+    weight_ops: tuple[Op, ...]
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The sites whose ranges are learned from data."""
+        return tuple(site for site in self.sites if site not in self.fixed)
+
+    @property
+    def weighted(self) -> tuple[Weighted, ...]:
+        """The groups that have a kernel."""
+        return tuple(group for group in self.groups if isinstance(group, Weighted))
+
+    @property
+    def output_site(self) -> str:
+        return self.site_of[self.output]
+
+    def is_constant(self, value: Value) -> bool:
+        """Whether a group's operand is a constant (a literal, or of the variables alone)."""
+        return isinstance(value, Literal) or value not in self.site_of
+
+    def input_site(self, group: Group) -> str:
+        """The site of a group's first operand that depends on the model's input."""
+        return next(self.site_of[v] for v in group.inputs if not self.is_constant(v))
+
+    def __str__(self) -> str:
+        shape = self.program.shape
+        lines = [
+            f"plan {list(shape(self.program.input))} -> {list(shape(self.output))}: "
+            f"{len(self.groups)} groups, {len(self.sites)} grids"
+        ]
+        rows = [(group.name, str(group), self._route(group)) for group in self.groups]
+        wide = [max((len(row[k]) for row in rows), default=0) for k in range(2)]
+        lines += [f"  {a:{wide[0]}}  {b:{wide[1]}}  {route}" for a, b, route in rows]
+        lines += [f"  tied   {site} = {' = '.join(names)}" for site, names in self.ties.items()]
+        lines += [f"  fixed  {s}: scale {g.scale:.8g}, zero point {g.zero_point}" for s, g in self.fixed.items()]
+        return "\n".join(lines)
+
+    def _route(self, group: Group) -> str:
+        sources = ["constant" if self.is_constant(v) else self.site_of[v] for v in group.inputs]
+        target = "" if group.site in sources else f" -> {group.site}"
+        return " + ".join(dict.fromkeys(sources)) + target
+
+
+def scaled(inputs: Array, kernel: Array) -> Array:
+    """Each channel times a number, as the depthwise 1x1 convolution that an integer file has for it.
+
+    Args:
+        inputs: [B, ..., C] of rank 2 to 4.
+        kernel: [1, 1, 1, C].
+    """
+    batch, *middle, channels = inputs.shape
+    picture = inputs.reshape(batch, *middle, *(1,) * (4 - inputs.ndim), channels)
+    outputs = lax.conv_general_dilated(
+        picture,
+        kernel,
+        window_strides=(1, 1),
+        padding="VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
+    return outputs.reshape(inputs.shape)

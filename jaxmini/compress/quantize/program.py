@@ -1,0 +1,226 @@
+"""Program: a traced model as one flat list of operations, each with the path of the module it came from.
+
+Tracing sees every tensor of a model, the user's own included, and needs no change to its code.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import flax.errors
+import jax
+import numpy as np
+from jax.extend import core
+
+from jaxmini.model import Model, Variables
+from jaxmini.state import Array, PyTree
+
+# Calls whose body is part of the program. A custom_jvp_call stays whole (its derivative is its own: relu's
+# is 0 at 0, that of max is 1/2), unless it hides a convolution or a matrix product.
+INLINED = frozenset({"jit", "pjit", "closed_call", "core_call", "remat2"})
+PRODUCTS = frozenset({"conv_general_dilated", "dot_general"})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Literal:
+    """A value known when the program was traced."""
+
+    value: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.value.shape
+
+
+Value: TypeAlias = int | Literal
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Op:
+    """One operation of a program.
+
+    Attributes:
+        name: the primitive's name, or the function's for a call that is kept whole (``relu``).
+        path: the module it came from, as ``Net/block_1/Conv_0``.
+        inputs, outputs: its values.
+        primitive, params: what JAX runs.
+    """
+
+    name: str
+    path: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[int, ...]
+    primitive: core.Primitive
+    params: dict[str, Any]
+
+    def bind(self, *operands: Array) -> list[Array]:
+        """Run the operation on other operands; one result an output."""
+        results = self.primitive.bind(*operands, **self.primitive.get_bind_params(self.params))
+        return list(results) if self.primitive.multiple_results else [results]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A model's inference as a flat list of operations that the output needs.
+
+    Attributes:
+        ops: in an order in which they can run.
+        variables: one value a leaf of the variables, in the order of ``jax.tree.leaves``.
+        input, output: the values of the model's input and output.
+        types: shape and dtype of every value.
+        structure: the tree of the variables it was traced with.
+    """
+
+    ops: tuple[Op, ...]
+    variables: tuple[int, ...]
+    input: int
+    output: Value
+    types: Mapping[int, jax.core.ShapedArray]
+    structure: jax.tree_util.PyTreeDef
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        return value.shape if isinstance(value, Literal) else self.types[value].shape
+
+    def bind_variables(self, variables: Variables) -> dict[int, Array]:
+        """The values of the program that are the model's variables.
+
+        Raises:
+            ValueError: the variables have another tree than those of the trace.
+        """
+        leaves, structure = jax.tree.flatten(variables)
+        if structure != self.structure:
+            raise ValueError(
+                f"the program was traced with variables of the structure {self.structure}, "
+                f"and is given {structure}: make the plan with the variables it will run on"
+            )
+        return dict(zip(self.variables, leaves, strict=True))
+
+    def __call__(self, variables: Variables, inputs: Array) -> Array:
+        """What the model returns in inference."""
+        values = self.bind_variables(variables) | {self.input: inputs}
+        run(self.ops, values)
+        return read(values, self.output)
+
+
+def read(values: Mapping[int, Array], value: Value) -> Array:
+    """A value's array."""
+    return value.value if isinstance(value, Literal) else values[value]
+
+
+def run(ops: Iterable[Op], values: dict[int, Array]) -> None:
+    """Run operations in order, adding their results to ``values``."""
+    for op in ops:
+        results = op.bind(*(read(values, value) for value in op.inputs))
+        values.update(zip(op.outputs, results, strict=True))
+
+
+def dependents(ops: Iterable[Op], sources: Iterable[int]) -> set[int]:
+    """All values that depend on one of ``sources``, these included."""
+    known = set(sources)
+    for op in ops:
+        if not known.isdisjoint(value for value in op.inputs if isinstance(value, int)):
+            known.update(op.outputs)
+    return known
+
+
+def needed(ops: Iterable[Op], results: Iterable[Value]) -> tuple[Op, ...]:
+    """The operations, in order, that ``results`` need."""
+    wanted, kept = {value for value in results if isinstance(value, int)}, []
+    for op in reversed(tuple(ops)):
+        if not wanted.isdisjoint(op.outputs):
+            kept.append(op)
+            wanted.update(value for value in op.inputs if isinstance(value, int))
+    return tuple(reversed(kept))
+
+
+def trace(model: Model, variables: Variables, inputs: PyTree) -> Program:
+    """The program of ``model.apply(variables, inputs, train=False)[0]``; arrays or ShapeDtypeStructs.
+
+    Raises:
+        ValueError: the model changes its variables in inference, or does not map one array to one array.
+    """
+    try:
+        closed = jax.make_jaxpr(functools.partial(_infer, model))(variables, inputs)
+    except flax.errors.ModifyScopeVariableError as error:
+        raise ValueError(
+            "quantize: the model updates its statistics at train=False, so it runs BatchNorm on batch "
+            "statistics in inference too: give the module a `train` argument and write "
+            "nn.BatchNorm(use_running_average=not train)"
+        ) from error
+    leaves = jax.tree.leaves(inputs)
+    if len(leaves) != 1 or len(closed.jaxpr.outvars) != 1:
+        raise ValueError(
+            f"quantize: expected a model from one array to one array, got {len(leaves)} inputs and "
+            f"{len(closed.jaxpr.outvars)} outputs: wrap it in a module that returns the logits alone"
+        )
+    flat = _Flattening()
+    invars = [flat.new(var.aval) for var in closed.jaxpr.invars]
+    (output,) = flat.inline(closed.jaxpr, closed.consts, invars, "")
+    ops = needed(flat.ops, [output])
+    structure = jax.tree.structure(variables)
+    return Program(ops, tuple(invars[:-1]), invars[-1], output, flat.types, structure)
+
+
+def _infer(model: Model, variables: Variables, inputs: PyTree) -> PyTree:
+    return model.apply(variables, inputs, train=False)[0]
+
+
+class _Flattening:
+    """Inlines calls and computes what depends on nothing."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+        self.types: dict[int, jax.core.ShapedArray] = {}
+
+    def new(self, aval: jax.core.ShapedArray) -> int:
+        self.types[len(self.types)] = aval
+        return len(self.types) - 1
+
+    def inline(
+        self, jaxpr: core.Jaxpr, consts: Iterable[Array], arguments: list[Value], prefix: str
+    ) -> list[Value]:
+        """Append the operations of a jaxpr; returns its results."""
+        names: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
+        names |= {
+            var: Literal(np.asarray(c)) for var, c in zip(jaxpr.constvars, consts, strict=True)
+        }
+
+        def value_of(atom: Any) -> Value:
+            return Literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else names[atom]
+
+        for equation in jaxpr.eqns:
+            path = "/".join(filter(None, (prefix, str(equation.source_info.name_stack))))
+            operands = [value_of(atom) for atom in equation.invars]
+            names.update(zip(equation.outvars, self.equation(equation, operands, path), strict=True))
+        return [value_of(atom) for atom in jaxpr.outvars]
+
+    def equation(self, equation: Any, operands: list[Value], path: str) -> list[Value]:
+        name, params = equation.primitive.name, equation.params
+        body = params.get("jaxpr", params.get("call_jaxpr"))
+        if name in INLINED or (name.startswith("custom_") and _has_product(_open(body))):
+            return self.inline(_open(body), getattr(body, "consts", ()), operands, path)
+        if name.startswith("custom_"):
+            name = params.get("name", name)
+        outputs = tuple(self.new(var.aval) for var in equation.outvars)
+        op = Op(name, path, tuple(operands), outputs, equation.primitive, params)
+        if all(isinstance(value, Literal) for value in operands):
+            with jax.ensure_compile_time_eval():
+                return [Literal(np.asarray(r)) for r in op.bind(*(v.value for v in operands))]
+        self.ops.append(op)
+        return list(outputs)
+
+
+def _open(jaxpr: Any) -> core.Jaxpr:
+    return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def _bodies(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:
+    return (_open(value) for value in params.values() if hasattr(_open(value), "eqns"))
+
+
+def _has_product(jaxpr: core.Jaxpr) -> bool:
+    return any(
+        equation.primitive.name in PRODUCTS or any(map(_has_product, _bodies(equation.params)))
+        for equation in jaxpr.eqns
+    )

@@ -1,0 +1,102 @@
+"""Ranges: the least and greatest number seen at each site, kept in the ``quant`` collection.
+
+``{site: {"low": float32 [], "high": float32 []}}`` with ``low <= 0 <= high``; a range that has seen nothing
+is 0 to 0.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxmini import axis
+from jaxmini.compress.quantize import grid as grids
+from jaxmini.compress.quantize.evaluate import Float
+from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.plan import Plan
+from jaxmini.model import Variables
+from jaxmini.state import Array
+
+Range: TypeAlias = dict[str, Array]
+Ranges: TypeAlias = dict[str, Range]
+
+
+def unseen(plan: Plan) -> Ranges:
+    """The ranges of a plan before any data."""
+    zero = jnp.float32(0)
+    return {site: {"low": zero, "high": zero} for site in plan.observed}
+
+
+def observed(values: Array) -> Range:
+    """The range of the values of all devices, 0 included. It has no gradient."""
+    values = lax.stop_gradient(values)
+    ends = jnp.stack([-jnp.min(values), jnp.max(values)])
+    negative_low, high = axis.maximum(jnp.maximum(ends, 0.0))
+    return {"low": -negative_low, "high": high}
+
+
+def union(first: Range, second: Range) -> Range:
+    """The smallest range that holds two."""
+    return {
+        "low": jnp.minimum(first["low"], second["low"]),
+        "high": jnp.maximum(first["high"], second["high"]),
+    }
+
+
+def is_seen(known: Range) -> Array:
+    """Whether a range has seen data, bool []."""
+    return known["high"] > known["low"]
+
+
+def moving_average(known: Range, seen: Range, momentum: float) -> Range:
+    """``momentum * known + (1 - momentum) * seen``; the first range seen is taken whole."""
+    weight = jnp.where(is_seen(known), jnp.float32(momentum), jnp.float32(0))
+    return {end: weight * known[end] + (1 - weight) * seen[end] for end in ("low", "high")}
+
+
+def grids_of(plan: Plan, ranges: Ranges) -> dict[str, Grid]:
+    """The grid of every site of a plan.
+
+    Raises:
+        ValueError: the ranges are not those of the plan's sites, or one has never seen data. The second
+            can be told of numbers only: under jit, grad and pmap it is not checked.
+    """
+    check(plan, ranges)
+    covering = {site: grids.covering(ranges[site]["low"], ranges[site]["high"]) for site in plan.observed}
+    return {**plan.fixed, **covering}
+
+
+def check(plan: Plan, ranges: Ranges) -> None:
+    """Raise the ValueError of ``grids_of``."""
+    if set(ranges) != set(plan.observed):
+        missing, extra = set(plan.observed) - set(ranges), set(ranges) - set(plan.observed)
+        raise ValueError(
+            f"quantize: the collection 'quant' is not of this model: missing {sorted(missing)}, "
+            f"unknown {sorted(extra)}: take it from init of the same model"
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(ranges)):
+        return
+    known = jax.device_get(ranges)
+    if unseen_sites := [site for site in plan.observed if not np.all(is_seen(known[site]))]:
+        raise ValueError(
+            f"quantize: {len(unseen_sites)} of {len(known)} ranges have never seen data, "
+            f"{unseen_sites[0]!r} first: call calibrate(model, variables, batches), or train"
+        )
+
+
+class Observe(Float):
+    """The mode that runs the float model and notes each site's range in ``seen``."""
+
+    def __init__(self, plan: Plan, variables: Variables) -> None:
+        super().__init__(plan, variables)
+        self.seen: Ranges = {}
+
+    def activation(self, site: str, values: Array) -> Array:
+        if site in self.plan.fixed:
+            return values
+        seen = observed(values)
+        self.seen[site] = union(self.seen[site], seen) if site in self.seen else seen
+        return values

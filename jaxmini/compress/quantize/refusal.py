@@ -1,0 +1,70 @@
+"""Refusal: what cannot become integers, said with the operation, its module and the way out."""
+
+from typing import NoReturn
+
+import jax.numpy as jnp
+
+from jaxmini.compress.quantize.program import Op, Program
+
+REMEDIES = {
+    "convert_element_type": "build the model with dtype float32",
+    "erf": "use relu or relu6 for gelu",
+    "exp": "return the logits, and leave softmax to the loss",
+    "integer_pow": "use BatchNorm for LayerNorm, relu for gelu",
+    "log": "return the logits, and leave log_softmax to the loss",
+    "logistic": "use relu or relu6 for sigmoid and silu",
+    "rsqrt": "use BatchNorm for LayerNorm and GroupNorm",
+    "scan": "write the layers as a Python loop",
+    "square": "use BatchNorm for LayerNorm and GroupNorm",
+    "tanh": "use relu or relu6 for tanh and gelu",
+    "while": "write the loop as a Python loop",
+}
+
+
+def refuse(op: Op, reason: str | None = None, remedy: str | None = None) -> NoReturn:
+    """Raise the ValueError that says why ``op`` cannot be quantized."""
+    where = f"the module {op.path}" if op.path else "the model"
+    reason = reason or f"the operation {op.name!r} has no int8 form"
+    remedy = remedy or REMEDIES.get(op.name, "compute it outside the quantized model, or replace it")
+    raise ValueError(f"quantize: {reason} ({op.name!r} in {where}): {remedy}")
+
+
+def check_batch_statistics(op: Op) -> None:
+    """Refuse what mixes the examples of a batch: BatchNorm in batch-statistics mode, as a rule."""
+    if op.name.startswith("reduce_") and 0 in op.params.get("axes", ()):
+        refuse(
+            op,
+            "inference computes statistics over the batch",
+            "make BatchNorm use its running statistics, "
+            "nn.BatchNorm(use_running_average=not train)",
+        )
+
+
+def check_float32(op: Op, program: Program) -> None:
+    """Refuse activations of another dtype."""
+    for value in op.outputs:
+        if program.types[value].dtype != jnp.float32:
+            refuse(op, f"it computes in {program.types[value].dtype}", "build the model in float32")
+
+
+def check_conv(op: Op) -> None:
+    """Refuse convolutions that are not NHWC with a HWIO kernel, and transposed ones."""
+    numbers, rank = op.params["dimension_numbers"], len(op.params["window_strides"]) + 2
+    channels_last = (0, rank - 1, *range(1, rank - 1))
+    layout = numbers.lhs_spec, numbers.out_spec, numbers.rhs_spec
+    if layout != (channels_last, channels_last, (rank - 1, rank - 2, *range(rank - 2))):
+        refuse(op, f"its layout is {layout}", "use linen's layout, NHWC with HWIO kernels")
+    if any(step != 1 for step in op.params["lhs_dilation"]):
+        refuse(op, "it is a transposed convolution", "enlarge by repeating pixels, then convolve")
+    if op.params["batch_group_count"] != 1:
+        refuse(op, "it groups the batch", "use feature_group_count")
+
+
+def check_dot(op: Op, program: Program) -> None:
+    """Refuse products other than the last axes of the input with the first axes of a kernel."""
+    (lhs, rhs), (lhs_batch, _) = op.params["dimension_numbers"]
+    rank = len(program.shape(op.inputs[0]))
+    if lhs_batch or tuple(lhs) != tuple(range(rank - len(lhs), rank)):
+        refuse(op, "it contracts other than the last axes", "transpose the input first")
+    if tuple(rhs) != tuple(range(len(rhs))):
+        refuse(op, "it contracts other than the first axes of its kernel", "transpose the kernel")

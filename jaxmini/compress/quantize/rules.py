@@ -1,0 +1,193 @@
+"""Rules: what each primitive becomes in an integer file, one function a kind of group.
+
+An operation without a rule is an error: what training did not see would be wrong in the file.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.grouping import Grouping
+from jaxmini.compress.quantize.patterns import divides, rectified, scalar
+from jaxmini.compress.quantize.plan import (
+    INPUT,
+    AveragePool,
+    Elementwise,
+    Mean,
+    Move,
+    Plan,
+    Rectifier,
+    Weighted,
+)
+from jaxmini.compress.quantize.program import Literal, Op, Program
+from jaxmini.compress.quantize.refusal import (
+    check_batch_statistics,
+    check_conv,
+    check_dot,
+    check_float32,
+    refuse,
+)
+
+
+def group(program: Program, input_grid: Grid | None = None) -> Plan:
+    """The plan of a program.
+
+    Args:
+        input_grid: the grid of the model's input where it is known (that of its pixels).
+
+    Raises:
+        ValueError: something between the input and the output has no int8 form; names the operation, its
+            module, and what to do.
+    """
+    grouping = Grouping(program)
+    active = [op for op in program.ops if grouping.is_activation(op.outputs[0])]
+    for op in active:
+        check_batch_statistics(op)
+    for op in active:
+        if op.outputs[0] not in grouping.taken:
+            check_float32(op, program)
+            RULES.get(op.name, _refused)(grouping, op)
+    if not grouping.is_activation(grouping.output):
+        raise ValueError("quantize: the model's output does not depend on its input")
+    return grouping.finish({} if input_grid is None else {INPUT: input_grid})
+
+
+def _refused(grouping: Grouping, op: Op) -> None:
+    refuse(op)
+
+
+def _product(grouping: Grouping, op: Op) -> None:
+    """A convolution or matrix product with a kernel, its affine chain, its rectifier."""
+    inputs, kernel = grouping.inputs(op)
+    if grouping.is_activation(kernel):
+        refuse(op, "it multiplies activations with activations", "multiply with a kernel instead")
+    shape, rank = grouping.program.shape(op.outputs[0]), -1
+    if op.name == "dot_general":
+        check_dot(op, grouping.program)
+        lhs = op.params["dimension_numbers"][0][0]
+        rank = len(grouping.program.shape(inputs)) - len(lhs)
+    else:
+        check_conv(op)
+    channels = shape[rank:]
+    chain, value = grouping.absorb_chain(op.outputs[0], channels)
+    clamp, value = grouping.absorb_clamp(value)
+    name = grouping.name(op)
+    grouping.add(Weighted(name, name, (inputs,), (value,), op, kernel, chain, channels, clamp))
+
+
+def _arithmetic(grouping: Grouping, op: Op) -> None:
+    """A sum, difference or product; of a number a channel it is a scaling, with all that follows."""
+    inputs = grouping.inputs(op)
+    sources = [value for value in inputs if grouping.is_activation(value)]
+    shape = grouping.program.shape(sources[0])
+    step = grouping.affine(op, sources[0], shape[-1:]) if 2 <= len(shape) <= 4 else None
+    if step is not None:
+        chain, value = grouping.absorb_chain(op.outputs[0], shape[-1:])
+        clamp, value = grouping.absorb_clamp(value)
+        name, chain = grouping.name(op, "scale"), (step, *chain)
+        scaling = Weighted(
+            name, name, (sources[0],), (value,), op, None, chain, shape[-1:], clamp
+        )
+        grouping.add(scaling)
+        return
+    if op.name not in ("add", "sub", "mul"):
+        refuse(op)
+    clamp, value = grouping.absorb_clamp(op.outputs[0])
+    name = grouping.name(op)
+    grouping.add(Elementwise(name, name, inputs, (value,), op, clamp))
+
+
+def _mean(grouping: Grouping, op: Op) -> None:
+    """A sum over pixels, divided by their number."""
+    (source,) = grouping.inputs(op)
+    axes = op.params["axes"]
+    count = math.prod(grouping.program.shape(source)[axis] for axis in axes)
+    value = op.outputs[0]
+    reader = grouping.only_consumer(value)
+    if reader is not None and reader.name in ("broadcast_in_dim", "reshape"):
+        value = grouping.take(reader)
+        reader = grouping.only_consumer(value)
+    if not divides(reader, count):
+        refuse(op, "a sum that is no mean has no int8 form", f"take the mean over axes {axes}")
+    value = grouping.take(reader)
+    name, shape = grouping.name(op), grouping.program.shape(value)
+    grouping.add(Mean(name, name, (source,), (value,), op, tuple(axes), count, shape))
+
+
+def _average_pool(grouping: Grouping, op: Op) -> None:
+    """A sum over windows, divided by their size."""
+    (source,) = grouping.inputs(op)
+    count = math.prod(op.params["window_dimensions"])
+    reader = grouping.only_consumer(op.outputs[0])
+    if not divides(reader, count):
+        refuse(
+            op,
+            "windows are not divided by one number",
+            "use nn.avg_pool with count_include_pad=True or padding='VALID'",
+        )
+    if any(step != 1 for step in (*op.params["base_dilation"], *op.params["window_dilation"])):
+        refuse(op, "its windows are dilated", "use nn.avg_pool")
+    name, site = grouping.name(op), grouping.site_of[source]
+    grouping.add(AveragePool(name, site, (source,), (grouping.take(reader),), op, count))
+
+
+def _rectifier(grouping: Grouping, op: Op) -> None:
+    """A rectifier that no group before it could take."""
+    clamp = rectified(op, None)
+    if clamp is None:
+        refuse(op)
+    (source,) = filter(grouping.is_activation, grouping.inputs(op))
+    clamp, value = grouping.absorb_clamp(op.outputs[0], clamp)
+    name = grouping.name(op, "relu")
+    grouping.add(Rectifier(name, grouping.site_of[source], (source,), (value,), op, clamp))
+
+
+def _move(grouping: Grouping, op: Op) -> None:
+    """Numbers that move and do not change stay on their grid."""
+    source, *settings = grouping.inputs(op)
+    if not all(isinstance(value, Literal) for value in settings):
+        refuse(op, "it moves by numbers that are not known before it runs", "use static shapes")
+    if op.name == "pad" and scalar(settings[0]) != 0:
+        refuse(op, f"it pads with {scalar(settings[0])}", "pad with 0")
+    arrays = tuple(np.asarray(value.value) for value in settings)
+    name, site = grouping.name(op), grouping.site_of[source]
+    grouping.add(Move(name, site, (source,), op.outputs, op, arrays))
+
+
+def _concatenate(grouping: Grouping, op: Op) -> None:
+    """All that is joined, and the result, share one grid."""
+    inputs = grouping.inputs(op)
+    first, *others = (
+        grouping.site_of[value] for value in inputs if grouping.is_activation(value)
+    )
+    for site in others:
+        grouping.tie(first, site)
+    grouping.add(Move(grouping.name(op), first, inputs, op.outputs, op))
+
+
+RULES: dict[str, Callable[[Grouping, Op], None]] = {
+    "conv_general_dilated": _product,
+    "dot_general": _product,
+    **dict.fromkeys(("add", "sub", "mul", "div", "neg"), _arithmetic),
+    "reduce_sum": _mean,
+    "reduce_window_sum": _average_pool,
+    **dict.fromkeys(("relu", "relu6", "max"), _rectifier),
+    "concatenate": _concatenate,
+    **dict.fromkeys(
+        (
+            "broadcast_in_dim",
+            "copy",
+            "pad",
+            "reduce_window_max",
+            "reshape",
+            "rev",
+            "slice",
+            "split",
+            "squeeze",
+            "transpose",
+        ),
+        _move,
+    ),
+}

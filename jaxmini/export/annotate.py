@@ -1,0 +1,114 @@
+"""Annotate: a quantized plan as a function whose StableHLO carries our scales to the converter.
+
+The annotations are the composites ``quant.*`` that TensorFlow's and LiteRT's converters read in strict mode
+(tensorflow/compiler/mlir/lite/transforms/lower_quant_annotations_pass.cc).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmini.compress.quantize.evaluate import evaluate
+from jaxmini.compress.quantize.frozen import Frozen, constant_name
+from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
+from jaxmini.state import Array
+
+
+def annotated(plan: Plan, frozen: Frozen) -> Callable[[Array], Array]:
+    """The function int8 images -> int8 logits that a converter turns into the file.
+
+    It is made to be lowered, not to be run: composites have no batching rule, and the body of most is the
+    identity.
+
+    Args:
+        plan: made for a batch of one.
+        frozen: the integers and grids the file must hold.
+    """
+    output = frozen.grids[plan.output_site]
+
+    def function(image: Array) -> Array:
+        return quantize(evaluate(plan, Annotations(plan, frozen), image), output)
+
+    return function
+
+
+class Annotations:
+    """The hooks that mark every number of the plan with the grid it lies on."""
+
+    def __init__(self, plan: Plan, frozen: Frozen) -> None:
+        self.plan, self.frozen = plan, frozen
+
+    def activation(self, site: str, values: Array) -> Array:
+        grid = self.frozen.grids[site]
+        return dequantize(values, grid) if site == INPUT else fake_quant(values, grid)
+
+    def weight(self, group: Weighted) -> tuple[Array, Array]:
+        frozen = self.frozen.kernels[group.name]
+        kernel = jnp.asarray(frozen.float_kernel)
+        marked = _composite("quant.fake_quant", _identity, kernel, **_per_channel(frozen.scale, kernel))
+        return marked, jnp.asarray(frozen.float_bias)
+
+    def constant(self, group: Group, position: int) -> Array:
+        frozen = self.frozen.constants[constant_name(group.name, position)]
+        return fake_quant(jnp.asarray(frozen.float_values), frozen.grid)
+
+    def average(self, group: AveragePool, values: Array) -> Array:
+        return values  # the converter gives the pool the grid of its input
+
+    def same(self, group: Group, values: Array) -> Array:
+        return fake_quant(values, self.frozen.grids[group.site])
+
+
+def fake_quant(values: Array, grid: Grid) -> Array:
+    """Float values marked as lying on a grid."""
+    return _composite("quant.fake_quant", _identity, values, **_attributes(grid))
+
+
+def dequantize(integers: Array, grid: Grid) -> Array:
+    """The float values of an int8 argument of the function; the file's input becomes that argument."""
+
+    def body(values: Array, **_: Any) -> Array:
+        steps = values.astype(jnp.float32) - jnp.float32(grid.zero_point)
+        return steps * jnp.float32(grid.scale)
+
+    return _composite("quant.dequantize", body, integers, **_attributes(grid))
+
+
+def quantize(values: Array, grid: Grid) -> Array:
+    """The int8 integers of a result of the function; the file's output becomes that result."""
+
+    def body(values: Array, **_: Any) -> Array:
+        steps = jnp.round(values / jnp.float32(grid.scale)) + jnp.float32(grid.zero_point)
+        return jnp.clip(steps, -128.0, 127.0).astype(jnp.int8)
+
+    return _composite("quant.quantize", body, values, **_attributes(grid))
+
+
+def _composite(name: str, body: Callable[..., Array], operand: Array, **attributes: Any) -> Array:
+    return jax.lax.composite(body, name=name)(operand, **attributes)
+
+
+def _identity(values: Array, **_: Any) -> Array:
+    return values
+
+
+def _attributes(grid: Grid) -> dict[str, Any]:
+    return {
+        "scale": np.asarray(grid.scale, np.float32).reshape(1),
+        "zero_point": np.asarray(grid.zero_point, np.int64).reshape(1),
+        "dtype": "i8",
+        "narrow_range": False,
+    }
+
+
+def _per_channel(scale: np.ndarray, kernel: Array) -> dict[str, Any]:
+    return {
+        "scale": np.asarray(scale, np.float32),
+        "dtype": "i8",
+        "narrow_range": True,
+        "quantization_dimension": kernel.ndim - 1,
+    }

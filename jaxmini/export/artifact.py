@@ -1,0 +1,205 @@
+"""Artifact: a trained model as a folder that is enough to run it: weights, labels, how pixels go in, origin.
+
+The folder holds ``variables.npz`` and the manifest ``artifact.json``, which carries the digest of everything.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxmini import record
+from jaxmini.data.views import Normalization, normalize_pixels
+from jaxmini.model import Model, Variables
+from jaxmini.state import PyTree
+
+MANIFEST = "artifact.json"
+VARIABLES = "variables.npz"
+FORMAT = 1
+
+Predict = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Artifact:
+    """A trained model and all that is needed to run it.
+
+    Attributes:
+        model: takes normalised float32 images [B, H, W, C], returns logits [B, classes].
+        variables: of the model.
+        labels: class names, in the order of the logits.
+        normalization: how pixels become the model's input.
+        input_shape: (H, W, C).
+        provenance: what it was made from; names to digests, dates, versions.
+    """
+
+    model: Model
+    variables: Variables
+    labels: tuple[str, ...]
+    normalization: Normalization
+    input_shape: tuple[int, int, int]
+    provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ValueError(f"Artifact: input_shape is {self.input_shape}, expected (H, W, C)")
+        logits, _ = jax.eval_shape(self.model.apply, self.variables, self.input_spec(1))
+        expected = (1, len(self.labels))
+        if getattr(logits, "shape", None) != expected:
+            raise ValueError(
+                f"Artifact: the model returns {getattr(logits, 'shape', logits)} for one image; "
+                f"{len(self.labels)} labels need logits {expected}"
+            )
+
+    def input_spec(self, batch: int) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of a batch of the model's input."""
+        return jax.ShapeDtypeStruct((batch, *self.input_shape), np.dtype(np.float32))
+
+
+def predict(artifact: Artifact) -> Predict:
+    """The artifact as a Predict: uint8 images [B, H, W, C] -> float32 logits [B, classes], compiled.
+
+    The returned function raises ValueError on images of another shape or dtype.
+    """
+    run = jax.jit(functools.partial(_logits, artifact.model, artifact.normalization))
+    variables = jax.tree.map(jax.numpy.asarray, artifact.variables)
+
+    def predict_images(images: jax.Array) -> jax.Array:
+        if images.dtype != np.uint8 or images.shape[1:] != artifact.input_shape:
+            raise ValueError(
+                f"predict: expected uint8 images [B, {', '.join(map(str, artifact.input_shape))}], "
+                f"got {images.dtype}{list(images.shape)}"
+            )
+        return run(variables, images)
+
+    return predict_images
+
+
+def save(artifact: Artifact, folder: Path | str) -> Path:
+    """Write the artifact into a folder, made if it does not exist; an artifact in it is replaced.
+
+    Raises:
+        TypeError: the model cannot be found again by name.
+        ValueError: a key of the variables is not a plain name.
+    """
+    folder = Path(folder)
+    arrays = _flatten(artifact.variables)
+    manifest = {
+        "format": FORMAT,
+        "model": record.describe(artifact.model, "model"),
+        "labels": list(artifact.labels),
+        "normalization": dataclasses.asdict(artifact.normalization),
+        "input_shape": list(artifact.input_shape),
+        "provenance": dict(artifact.provenance),
+        "variables": {
+            name: {"dtype": array.dtype.name, "shape": list(array.shape)}
+            for name, array in arrays.items()
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{VARIABLES}.partial"
+    with partial.open("wb") as file:
+        np.savez(file, **{name: _storable(array) for name, array in arrays.items()})
+    manifest["files"] = {VARIABLES: hashlib.sha256(partial.read_bytes()).hexdigest()}
+    manifest["digest"] = record.digest(manifest)
+    text = folder / f"{MANIFEST}.partial"
+    text.write_text(json.dumps(manifest, indent=2) + "\n")
+    os.replace(partial, folder / VARIABLES)
+    os.replace(text, folder / MANIFEST)
+    return folder
+
+
+def load(folder: Path | str) -> Artifact:
+    """The artifact of a folder.
+
+    Raises:
+        FileNotFoundError: the folder holds no artifact.
+        ValueError: a file is not what its digest says, or a variable not what the manifest says.
+        ImportError, AttributeError: the model's code is not there any more.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder / MANIFEST)
+    for name, digest in manifest["files"].items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{folder / name}: its SHA-256 is not the one in {MANIFEST}; it was changed")
+    return Artifact(
+        model=record.rebuild(manifest["model"]),
+        variables=_read_variables(folder / VARIABLES, manifest["variables"]),
+        labels=tuple(manifest["labels"]),
+        normalization=Normalization(**manifest["normalization"]),
+        input_shape=tuple(manifest["input_shape"]),
+        provenance=manifest["provenance"],
+    )
+
+
+def _logits(
+    model: Model, normalization: Normalization, variables: Variables, images: jax.Array
+) -> jax.Array:
+    logits, _ = model.apply(variables, normalize_pixels(normalization, images))
+    return logits.astype(np.float32)
+
+
+def pixel_function(artifact: Artifact) -> Callable[[Variables, jax.Array], jax.Array]:
+    """Variables, pixels 0..255 [B, H, W, C] of any dtype -> float32 logits: the normalisation is inside."""
+    return functools.partial(_logits, artifact.model, artifact.normalization)
+
+
+def _read_manifest(path: Path) -> dict[str, record.Json]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path.parent} holds no artifact: {path.name} is missing")
+    try:
+        manifest = json.loads(path.read_text())
+        digest = manifest.pop("digest")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged, not the manifest of an artifact ({error})") from error
+    if record.digest(manifest) != digest:
+        raise ValueError(f"{path}: its content is not what its digest says; it was changed")
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"{path}: format {manifest['format']}; this version reads {FORMAT}")
+    return manifest
+
+
+def _read_variables(path: Path, specs: dict[str, dict[str, record.Json]]) -> Variables:
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    if arrays.keys() != specs.keys():
+        odd = ", ".join(sorted(arrays.keys() ^ specs.keys()))
+        raise ValueError(f"{path}: its arrays are not those of the manifest: {odd}")
+    for name, spec in specs.items():
+        arrays[name] = arrays[name].view(jax.numpy.dtype(spec["dtype"]))
+        if list(arrays[name].shape) != spec["shape"]:
+            raise ValueError(f"{path}: {name} has shape {arrays[name].shape}, not {spec['shape']}")
+    return _unflatten(arrays)
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """The array itself, or the integers of its bits where numpy's format has no such type (bfloat16)."""
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
+
+
+def _flatten(variables: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts -> {"params/Conv_0/kernel": array}, in the order of the names."""
+    arrays = {}
+    for name, value in sorted(variables.items()):
+        if not isinstance(name, str) or not name or "/" in name:
+            raise ValueError(f"save: the key {name!r} in {prefix or 'variables'} is not a plain name")
+        path = f"{prefix}/{name}" if prefix else name
+        arrays |= _flatten(value, path) if isinstance(value, Mapping) else {path: np.asarray(value)}
+    return arrays
+
+
+def _unflatten(arrays: Mapping[str, np.ndarray]) -> Variables:
+    variables: Variables = {}
+    for path, array in arrays.items():
+        *parents, name = path.split("/")
+        node = variables
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = array
+    return variables

@@ -1,0 +1,163 @@
+"""What an integer file must satisfy to be run rightly by every kernel; no converter checks it.
+
+The rules are those of the LiteRT 8-bit quantization specification, and of what its kernels refuse or
+compute wrongly.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxmini.export.flatbuffer import File, Op, Tensor, read
+
+# Axis of the output channels in each operator's kernel.
+CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+
+# Operators that move numbers: the grid of their input is that of their output.
+SAME_GRID = frozenset(
+    {
+        "AVERAGE_POOL_2D",
+        "BATCH_TO_SPACE_ND",
+        "BROADCAST_TO",
+        "CONCATENATION",
+        "EXPAND_DIMS",
+        "GATHER",
+        "MAXIMUM",
+        "MAX_POOL_2D",
+        "MINIMUM",
+        "MIRROR_PAD",
+        "PACK",
+        "PAD",
+        "PADV2",
+        "RESHAPE",
+        "RESIZE_BILINEAR",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "REVERSE_V2",
+        "SLICE",
+        "SPACE_TO_BATCH_ND",
+        "SPACE_TO_DEPTH",
+        "SPLIT",
+        "SPLIT_V",
+        "SQUEEZE",
+        "STRIDED_SLICE",
+        "TRANSPOSE",
+        "UNPACK",
+    }
+)
+
+# Operators whose kernels know only one output grid: (scale, zero point).
+FIXED_GRID = {
+    "SOFTMAX": (1 / 256, -128),
+    "LOGISTIC": (1 / 256, -128),
+    "TANH": (1 / 128, 0),
+    "L2_NORMALIZATION": (1 / 128, 0),
+    "LOG_SOFTMAX": (16 / 256, 127),
+}
+
+FREE_GRID = frozenset({"ADD", "SUB", "MUL", "MEAN", "BATCH_MATMUL", "RELU", "RELU6", "HARD_SWISH"})
+
+ALLOWED = frozenset(CHANNEL_AXIS) | SAME_GRID | frozenset(FIXED_GRID) | FREE_GRID
+
+REASONS = {
+    "SUM": "its int8 reference kernel returns wrong numbers",
+    "QUANTIZE": "it rounds once more than training did; give both sides one grid",
+    "DEQUANTIZE": "numbers leave the integers there; an annotation is missing after it",
+}
+
+# A bias lies on the product of two float32 scales, which a converter may round in its last bit.
+BIAS_SCALE_TOLERANCE = 1e-6
+
+
+class ConstraintError(ValueError):
+    """A file breaks rules of 8-bit integer inference; the message lists them all."""
+
+
+def check_integer(source: File | Path | str | bytes) -> None:
+    """Check that a file computes in integers alone and keeps every rule of the specification.
+
+    Args:
+        source: a file, its path or its bytes.
+
+    Raises:
+        ConstraintError: it does not; lists each operator and the rule it breaks.
+        ValueError: not a .tflite file.
+    """
+    file = source if isinstance(source, File) else read(source)
+    if broken := list(violations(file)):
+        lines = "\n".join(f"  {line}" for line in broken)
+        raise ConstraintError(f"the file is not a full-integer one:\n{lines}")
+
+
+def violations(file: File) -> Iterator[str]:
+    """Each broken rule of a file, with the operator that breaks it."""
+    for index, op in enumerate(file.ops):
+        where = f"operator {index} {op.name}"
+        if op.name not in ALLOWED:
+            reason = REASONS.get(op.name, "it has no rule in jaxmini.export.constraints")
+            yield f"{where} is not allowed: {reason}"
+        for line in (*_types(file, op), *_kernel(file, op), *_grids(file, op)):
+            yield f"{where}: {line}"
+
+
+def _types(file: File, op: Op) -> Iterator[str]:
+    """Everything computed is int8; constants may be int32 (bias, axes, shapes)."""
+    for index in (*op.inputs, *op.outputs):
+        if index < 0:
+            continue
+        tensor = file.tensors[index]
+        allowed = (np.int8,) if tensor.data is None else (np.int8, np.int32)
+        if tensor.dtype not in allowed:
+            yield f"tensor {tensor.name!r} is {tensor.dtype}"
+        if tensor.dtype == np.int8 and not tensor.is_quantized:
+            yield f"tensor {tensor.name!r} is int8 without a scale"
+        if not (np.isfinite(tensor.scale).all() and (tensor.scale > 0).all()):
+            yield f"tensor {tensor.name!r} has scales that are not positive numbers"
+
+
+def _kernel(file: File, op: Op) -> Iterator[str]:
+    if op.name not in CHANNEL_AXIS:
+        return
+    image, kernel = (file.tensors[index] for index in op.inputs[:2])
+    axis = CHANNEL_AXIS[op.name]
+    if kernel.data is None:
+        yield "its kernel is not stored in the file"
+        return
+    if kernel.dtype == np.int8 and kernel.data.min() < -127:
+        yield "its kernel holds -128; kernels are in [-127, 127]"
+    if kernel.zero_point.any():
+        yield "its kernel has a zero point other than 0"
+    if kernel.scale.size > 1 and (kernel.axis, kernel.scale.size) != (axis, kernel.shape[axis]):
+        yield f"its kernel has {kernel.scale.size} scales on axis {kernel.axis}, not one for each of axis {axis}"
+    if len(op.inputs) > 2 and op.inputs[2] >= 0:
+        yield from _bias(file.tensors[op.inputs[2]], image, kernel)
+
+
+def _bias(bias: Tensor, image: Tensor, kernel: Tensor) -> Iterator[str]:
+    if bias.dtype != np.int32:
+        yield f"its bias is {bias.dtype}, not int32"
+    if bias.zero_point.any():
+        yield "its bias has a zero point other than 0"
+    if image.scale.size == 1 and bias.is_quantized:
+        expected = image.scale.astype(np.float64) * kernel.scale
+        if bias.scale.shape != expected.shape or not np.allclose(
+            bias.scale, expected, rtol=BIAS_SCALE_TOLERANCE, atol=0
+        ):
+            yield "the scale of its bias is not input scale * kernel scale"
+
+
+def _grids(file: File, op: Op) -> Iterator[str]:
+    output = file.tensors[op.outputs[0]]
+    if op.name in FIXED_GRID and output.is_quantized:
+        scale, zero_point = FIXED_GRID[op.name]
+        if _grid(output) != (np.float32(scale), zero_point):
+            yield f"its output grid is {_grid(output)}; the kernels take ({scale}, {zero_point}) only"
+    if op.name in SAME_GRID:
+        data = [file.tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0]
+        grids = {_grid(tensor) for tensor in data if tensor.dtype == np.int8 and tensor.is_quantized}
+        if len(grids) > 1:
+            yield f"its inputs and outputs lie on different grids: {sorted(grids)}"
+
+
+def _grid(tensor: Tensor) -> tuple[float, int]:
+    return float(tensor.scale[0]), int(tensor.zero_point[0])

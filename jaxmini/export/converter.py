@@ -1,0 +1,67 @@
+"""Converters as child processes: they are native code that may crash, and nothing of them stays in this process.
+
+A folder is the whole protocol: the program and ``options.json`` go in, ``model.tflite`` comes out.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxmini.record import Json
+
+# Lines of a converter's stderr worth showing: the cause is at the end.
+TAIL_LINES = 15
+PACKAGES = Path(__file__).parents[2]
+
+
+class ConversionError(RuntimeError):
+    """A converter failed or crashed; the message holds the end of what it wrote to stderr."""
+
+
+def require(module: str, extra: str) -> None:
+    """Check that an optional dependency is installed.
+
+    Raises:
+        ImportError: it is not; the message names the extra that brings it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f"{module} is not installed; install it with: pip install 'jaxmini[{extra}]'")
+
+
+def run(module: str, folder: Path, options: Mapping[str, Json]) -> None:
+    """Run a converter module on a folder.
+
+    Args:
+        module: run as ``python -m module folder``.
+        folder: holds the program; the converter writes its results there.
+        options: what the converter reads from ``options.json``.
+
+    Raises:
+        ConversionError: the converter ended with an error or was killed by a signal.
+    """
+    (folder / "options.json").write_text(json.dumps(options))
+    search = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": search, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    child = subprocess.run(
+        [sys.executable, "-m", module, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if child.returncode != 0:
+        tail = "\n".join(child.stderr.strip().splitlines()[-TAIL_LINES:])
+        raise ConversionError(f"{module} {_ending(child.returncode)}; its last words:\n{tail}")
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    names = {s.value: s.name for s in signal.Signals}
+    return f"crashed with {names.get(-code, 'signal')} (exit code {code})"

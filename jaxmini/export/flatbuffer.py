@@ -1,0 +1,229 @@
+"""A .tflite file as values: its operators, tensors, stored integers, quantization and metadata, read only.
+
+Nothing here knows how the file was made. ``load`` and ``dump`` are the way in and out for code that edits.
+"""
+
+import dataclasses
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+
+from jaxmini.export import converter
+
+IDENTIFIER = b"TFL3"
+
+# TensorType of the schema -> numpy, for the types that a converter writes.
+DTYPES = {
+    0: np.dtype(np.float32),
+    1: np.dtype(np.float16),
+    2: np.dtype(np.int32),
+    3: np.dtype(np.uint8),
+    4: np.dtype(np.int64),
+    6: np.dtype(np.bool_),
+    7: np.dtype(np.int16),
+    9: np.dtype(np.int8),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor:
+    """One tensor of the file.
+
+    Attributes:
+        name: as the converter called it.
+        shape: dimensions.
+        dtype: of its elements.
+        scale: float32 [1] or [channels]; empty where the tensor is not quantized.
+        zero_point: int64, as many as scales.
+        axis: dimension of the channels that ``scale`` counts.
+        data: the stored elements in its shape; None for what is computed while the file runs.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    scale: np.ndarray
+    zero_point: np.ndarray
+    axis: int
+    data: np.ndarray | None
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.scale.size > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One operator: its schema name (``CONV_2D``) and the indices of its tensors (-1: absent).
+
+    ``activation`` is the rectifier fused into it: ``NONE``, ``RELU``, ``RELU6``, ...
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    activation: str = "NONE"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class File:
+    """One subgraph of a .tflite file in execution order."""
+
+    tensors: tuple[Tensor, ...]
+    ops: tuple[Op, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    metadata: dict[str, bytes]
+    size: int
+
+    @property
+    def op_counts(self) -> dict[str, int]:
+        """Operator name -> how often it occurs, in the order of first occurrence."""
+        return dict(Counter(op.name for op in self.ops))
+
+    def producer(self, tensor: int) -> Op | None:
+        """The operator that computes a tensor; None for inputs and constants."""
+        return next((op for op in self.ops if tensor in op.outputs), None)
+
+
+def read(source: Path | str | bytes) -> File:
+    """The file as values.
+
+    Args:
+        source: a path, or the bytes themselves.
+
+    Raises:
+        ValueError: not a .tflite file, cut short, or of more than one subgraph.
+        ImportError: ai-edge-litert is not installed.
+    """
+    content, where = contents(source)
+    model = load(content, where)
+    try:
+        if len(model.subgraphs) != 1:
+            raise ValueError(f"{where}: has {len(model.subgraphs)} subgraphs; one is expected")
+        graph = model.subgraphs[0]
+        return File(
+            tensors=tuple(_tensor(model, tensor) for tensor in graph.tensors),
+            ops=tuple(
+                Op(op_name(model, op), _indices(op.inputs), _indices(op.outputs), _activation(op))
+                for op in graph.operators
+            ),
+            inputs=_indices(graph.inputs),
+            outputs=_indices(graph.outputs),
+            metadata={
+                entry.name.decode(): _bytes(model, entry.buffer) for entry in model.metadata or ()
+            },
+            size=len(content),
+        )
+    except (TypeError, IndexError, KeyError, AttributeError) as error:
+        raise ValueError(f"{where}: the .tflite file is damaged or cut short ({error})") from error
+
+
+def contents(source: Path | str | bytes) -> tuple[bytes, str]:
+    """The bytes of a file given by path or as bytes, and how errors call it."""
+    if isinstance(source, bytes | bytearray):
+        return bytes(source), "model bytes"
+    return Path(source).read_bytes(), str(source)
+
+
+def load(content: bytes, where: str = "model bytes") -> Any:
+    """The schema's mutable ``ModelT`` of a file's bytes.
+
+    Raises:
+        ValueError: not a .tflite file, or cut short.
+    """
+    schema = schema_module()
+    if len(content) < 8 or content[4:8] != IDENTIFIER:
+        raise ValueError(
+            f"{where}: not a .tflite file (its identifier is {bytes(content[4:8])!r}, not {IDENTIFIER!r})"
+        )
+    try:
+        return schema.ModelT.InitFromPackedBuf(content, 0)
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where}: the .tflite file is damaged or cut short ({error})") from error
+
+
+def dump(model: Any) -> bytes:
+    """The bytes of a ``ModelT``."""
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def schema_module() -> Any:
+    """The generated schema; it comes with the interpreter."""
+    converter.require("ai_edge_litert", "litert")
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+def op_name(model: Any, op: Any) -> str:
+    """The schema name of an operator of a ``ModelT``."""
+    code = model.operatorCodes[op.opcodeIndex]
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    return _names(schema_module().BuiltinOperator)[number]
+
+
+def constant(model: Any, tensor: Any) -> np.ndarray | None:
+    """The stored elements of a tensor of a ``ModelT``, read only; None if it has none.
+
+    Raises:
+        ValueError: the stored bytes do not fill the tensor's shape, or its type is not supported.
+    """
+    content = _bytes(model, tensor.buffer)
+    if not content:
+        return None
+    dtype, shape = _dtype(tensor), _shape(tensor)
+    if len(content) != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+        raise ValueError(
+            f"tensor {tensor.name!r} stores {len(content)} bytes, its shape is {dtype}{list(shape)}"
+        )
+    return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    return {number: name for name, number in vars(enumeration).items() if isinstance(number, int)}
+
+
+def _activation(op: Any) -> str:
+    number = getattr(op.builtinOptions, "fusedActivationFunction", 0)
+    return _names(schema_module().ActivationFunctionType)[number]
+
+
+def _tensor(model: Any, tensor: Any) -> Tensor:
+    quantization = tensor.quantization
+    scale = None if quantization is None else quantization.scale
+    quantized = scale is not None and len(scale) > 0
+    return Tensor(
+        name=tensor.name.decode(),
+        shape=_shape(tensor),
+        dtype=_dtype(tensor),
+        scale=np.asarray(scale if quantized else [], np.float32),
+        zero_point=np.asarray(quantization.zeroPoint if quantized else [], np.int64),
+        axis=quantization.quantizedDimension if quantized else 0,
+        data=constant(model, tensor),
+    )
+
+
+def _dtype(tensor: Any) -> np.dtype:
+    if tensor.type not in DTYPES:
+        raise ValueError(f"tensor {tensor.name!r} has the type {tensor.type}, which is not supported")
+    return DTYPES[tensor.type]
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return () if tensor.shape is None else _indices(tensor.shape)
+
+
+def _bytes(model: Any, buffer: int) -> bytes:
+    data = model.buffers[buffer].data
+    return b"" if data is None else np.asarray(data, np.uint8).tobytes()
+
+
+def _indices(numbers: Any) -> tuple[int, ...]:
+    return () if numbers is None else tuple(int(number) for number in numbers)

@@ -1,0 +1,113 @@
+"""The jax2tf back end: JAX function -> ``jax2tf.convert`` -> SavedModel -> TensorFlow's converter -> .tflite."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxmini.export import converter, stablehlo
+from jaxmini.state import PyTree
+
+CONVERTER = "jaxmini.export.convert_jax2tf"
+
+ImageFunction = Callable[[jax.Array], jax.Array]
+
+
+def convert(
+    function: ImageFunction,
+    image: jax.ShapeDtypeStruct,
+    *,
+    float16: bool = False,
+    dynamic_int8: bool = False,
+) -> bytes:
+    """The function, which holds no composites, as a float .tflite file.
+
+    Args:
+        function: image -> logits.
+        image: shape (batch fixed) and dtype of the input.
+        float16: store the weights in half precision.
+        dynamic_int8: store the larger weights in int8 and quantize activations while the file runs.
+
+    Raises:
+        ImportError: TensorFlow is not installed.
+        ConversionError: the converter failed.
+    """
+    converter.require("tensorflow", "jax2tf")
+    exported = stablehlo.lower(function, image)
+    options = _signature(exported) | {
+        "tflite": {"strict": False, "float16": float16, "dynamic_int8": dynamic_int8}
+    }
+    return _run("program.jax", exported.serialize(), options)
+
+
+def convert_annotated(function: ImageFunction, image: jax.ShapeDtypeStruct) -> bytes:
+    """The function as a .tflite file whose quantization is what its ``quant.*`` composites say.
+
+    Raises:
+        ImportError: TensorFlow is not installed.
+        ConversionError: the converter failed.
+    """
+    converter.require("tensorflow", "jax2tf")
+    exported = stablehlo.lower(function, image)
+    options = _signature(exported) | {
+        "tflite": {"strict": True, "float16": False, "dynamic_int8": False}
+    }
+    return _run("program.stablehlo", stablehlo.portable(exported), options)
+
+
+def saved_model(
+    function: Callable[[PyTree, jax.Array], jax.Array],
+    variables: PyTree,
+    image: jax.ShapeDtypeStruct,
+    folder: Path,
+) -> None:
+    """Write a SavedModel of any batch size; the variables are stored beside the graph, not in it.
+
+    Args:
+        function: variables, image -> logits.
+        variables: what the function is called with.
+        image: shape and dtype of the input; the first dimension is left open.
+        folder: where the SavedModel goes, made if it does not exist.
+
+    Raises:
+        ImportError: TensorFlow is not installed.
+        ConversionError: jax2tf failed.
+    """
+    converter.require("tensorflow", "jax2tf")
+    leaves, treedef = jax.tree.flatten(variables)
+    specs = [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves]
+    (batch,) = jax.export.symbolic_shape("b")
+    image = jax.ShapeDtypeStruct((batch, *image.shape[1:]), image.dtype)
+    exported = stablehlo.lower(
+        lambda leaves, image: function(jax.tree.unflatten(treedef, leaves), image), specs, image
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="jaxmini-") as work:
+        Path(work, "program.jax").write_bytes(exported.serialize())
+        arrays = {f"{index:05d}": np.asarray(leaf) for index, leaf in enumerate(leaves)}
+        np.savez(Path(work, "variables.npz"), **arrays)
+        options = {
+            "input_shape": [None, *image.shape[1:]],
+            "input_dtype": image.dtype.name,
+            "saved_model": str(folder.resolve()),
+        }
+        converter.run(CONVERTER, Path(work), options)
+
+
+def _signature(exported: jax.export.Exported) -> dict[str, object]:
+    (image,), (logits,) = exported.in_avals, exported.out_avals
+    return {
+        "input_shape": list(image.shape),
+        "input_dtype": image.dtype.name,
+        "output_shape": list(logits.shape),
+        "output_dtype": logits.dtype.name,
+    }
+
+
+def _run(name: str, program: bytes, options: dict[str, object]) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
+        Path(folder, name).write_bytes(program)
+        converter.run(CONVERTER, Path(folder), options)
+        return Path(folder, "model.tflite").read_bytes()

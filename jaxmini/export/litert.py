@@ -1,0 +1,32 @@
+"""The litert back end: JAX function -> StableHLO -> litert-converter -> .tflite, without TensorFlow."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from jaxmini.export import converter, stablehlo
+from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
+
+CONVERTER = "jaxmini.export.convert_litert"
+
+
+def convert(function: Callable[[jax.Array], jax.Array], image: jax.ShapeDtypeStruct) -> bytes:
+    """The function as a .tflite file; its ``quant.*`` composites become quantization parameters.
+
+    Args:
+        function: image -> logits.
+        image: shape (batch fixed) and dtype of the input.
+
+    Raises:
+        ImportError: litert-converter is not installed.
+        ConversionError: the converter failed.
+    """
+    converter.require("litert_converter", "litert")
+    program = stablehlo.portable(stablehlo.lower(function, image))
+    options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": [OUTPUT]}
+    with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
+        Path(folder, "program.stablehlo").write_bytes(program)
+        converter.run(CONVERTER, Path(folder), options)
+        return Path(folder, "model.tflite").read_bytes()

@@ -1,0 +1,54 @@
+"""What a file says of itself: labels, how pixels go in and logits come out, and where it comes from.
+
+It is one JSON entry named ``jaxmini`` inside the .tflite file, so a file is enough to run it rightly.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxmini.export import flatbuffer
+from jaxmini.record import Json
+
+NAME = "jaxmini"
+
+
+def write(content: bytes, description: Json) -> bytes:
+    """The file with the description as its metadata entry; one written before is replaced.
+
+    Args:
+        content: the bytes of a .tflite file.
+        description: anything JSON can hold.
+    """
+    schema = flatbuffer.schema_module()
+    model = flatbuffer.load(content)
+    text = json.dumps(description, sort_keys=True, allow_nan=False).encode()
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(text, np.uint8)
+    model.metadata = [entry for entry in model.metadata or () if entry.name.decode() != NAME]
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = NAME.encode(), len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata.append(entry)
+    return flatbuffer.dump(model)
+
+
+def describe_file(source: Path | str | bytes) -> dict[str, Json]:
+    """What a file that ``tflite`` wrote says of itself, read from the file alone.
+
+    Returns:
+        ``labels``, ``normalization`` (``mean``, ``std``), ``input`` and ``output`` (``name``, ``shape``,
+        ``dtype``, how they are read), ``variant``, ``backend``, ``provenance``.
+
+    Raises:
+        ValueError: not a .tflite file, or one that jaxmini did not write.
+    """
+    file = flatbuffer.read(source)
+    if NAME not in file.metadata:
+        _, where = flatbuffer.contents(source)
+        raise ValueError(
+            f"{where}: holds no {NAME!r} metadata, so how its input and output are read is unknown; "
+            "it was not written by jaxmini.export.tflite"
+        )
+    return json.loads(file.metadata[NAME])

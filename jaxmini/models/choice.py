@@ -1,0 +1,27 @@
+"""Choose one of a few named alternatives, or say what there is and which name is nearest."""
+
+import difflib
+from collections.abc import Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def choose(what: str, name: str, alternatives: Mapping[str, Value]) -> Value:
+    """The alternative of that name.
+
+    Args:
+        what: how errors call the thing that is chosen, e.g. ``"resnet: stem"``.
+        name: the name that was asked for.
+        alternatives: what there is.
+
+    Raises:
+        ValueError: there is no such alternative; lists them, the nearest apart.
+    """
+    if name in alternatives:
+        return alternatives[name]
+    near = difflib.get_close_matches(str(name), alternatives, 1)
+    raise ValueError(
+        f"{what}: there is no {name!r}, only {', '.join(map(repr, alternatives))}"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+    )

@@ -1,0 +1,162 @@
+"""The chain: every stage of a recipe in order, its files, its report. Read it to know what a run does."""
+
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmini.data import Split, measure
+from jaxmini.evaluate.accuracy import confusion
+from jaxmini.evaluate.fidelity import agreement, mean_kl
+from jaxmini.record import describe
+from jaxmini.run import report
+from jaxmini.run.delivery import deliver
+from jaxmini.run.log import Log
+from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of
+from jaxmini.run.report.content import Agreement, Link, Mistake, Report
+from jaxmini.run.report.pictures import png
+from jaxmini.run.stage import Contrastive, Recipe
+from jaxmini.run.workdir import Workdir
+from jaxmini.steps import placement as placements
+
+SHOWN_MISTAKES = 24
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "ai-edge-litert", "litert-converter", "tensorflow-cpu")
+
+
+def run(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    title: str,
+    command: str,
+    placement: str = "jit",
+    tensorboard: bool = False,
+    fresh: bool = False,
+) -> Report:
+    """Run a recipe to its report, continuing whatever an earlier run in the folder has finished.
+
+    Args:
+        recipe: what to do.
+        folder: of this run; made if it does not exist.
+        title, command: for the report.
+        placement: ``jit`` over all devices, or ``pmap`` over this process's.
+        tensorboard: write TensorBoard events besides the log.
+        fresh: delete an earlier run in the folder first.
+
+    Raises:
+        ValueError: the folder holds another recipe's run, or is in use.
+    """
+    with Workdir.open(folder, describe(recipe, "recipe"), fresh=fresh) as workdir:
+        log = Log(workdir.path, tensorboard=tensorboard)
+        around = Surroundings(
+            workdir=workdir,
+            log=log,
+            place=placements.PLACEMENTS[placement],
+            normalization=recipe.normalization or measure(recipe.stages[0].data.load().train),
+        )
+        outcomes: dict[str, Outcome] = {}
+        for stage in recipe.stages:
+            outcomes[stage.name] = complete(stage, outcomes, around)
+        return _close(recipe, outcomes, around, title, command)
+
+
+def _close(
+    recipe: Recipe, outcomes: dict[str, Outcome], around: Surroundings, title: str, command: str
+) -> Report:
+    """Deliver the files, compare all answers, write the report."""
+    last = list(outcomes.values())[-1]
+    test = last.stage.data.load().test
+    delivered = [deliver(export, outcomes[export.stage.name], test, around) for export in recipe.exports]
+    answers = {
+        name: logits_of(outcome, test.image)
+        for name, outcome in outcomes.items()
+        if not isinstance(outcome.stage, Contrastive)
+    }
+    answers |= {file.name: logits for file, logits in delivered}
+    content = Report(
+        title=title,
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=_machine(),
+        versions=_versions(),
+        recipe=describe(recipe, "recipe"),
+        stages=tuple(outcome.result for outcome in outcomes.values()),
+        files=tuple(file for file, _ in delivered),
+        labels=last.artifact.labels,
+        fidelity=_fidelity(recipe, answers),
+        provenance=_provenance(recipe, outcomes, around.workdir),
+    )
+    content = dataclasses.replace(content, **_mistakes(answers, test, content.labels))
+    report.write(content, around.workdir.path)
+    around.log.event(report.closing_table(content))
+    around.log.event(f"report: {around.workdir.path / 'report.html'}")
+    return content
+
+
+def _fidelity(recipe: Recipe, answers: dict[str, np.ndarray]) -> tuple[Agreement, ...]:
+    """How alike each student is to its teacher, each integer net to its start, each file to its net."""
+    pairs = [
+        (needed.name, stage.name)
+        for stage in recipe.stages
+        for needed in stage.needs
+        if {needed.name, stage.name} <= answers.keys()
+    ]
+    pairs += [(export.stage.name, export.file_name) for export in recipe.exports]
+    return tuple(
+        Agreement(a, b, agreement(answers[a], answers[b]), mean_kl(answers[a], answers[b])) for a, b in pairs
+    )
+
+
+def _mistakes(answers: dict[str, np.ndarray], test: Split, labels: tuple[str, ...]) -> dict[str, Any]:
+    """The last answers' confusion matrix, and the pictures it was most sure of and wrong."""
+    name, logits = list(answers.items())[-1]
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    predicted, sure = probabilities.argmax(-1), probabilities.max(-1)
+    wrong = np.flatnonzero(predicted != test.label)
+    shown = wrong[np.argsort(-sure[wrong], kind="stable")][:SHOWN_MISTAKES]
+    return {
+        "confusion": tuple(map(tuple, confusion(logits, test.label, len(labels)).tolist())),
+        "confusion_of": name,
+        "mistakes": tuple(
+            Mistake(int(i), int(test.label[i]), int(predicted[i]), float(sure[i]), png(test.image[i]))
+            for i in shown
+        ),
+    }
+
+
+def _provenance(recipe: Recipe, outcomes: dict[str, Outcome], workdir: Workdir) -> tuple[Link, ...]:
+    """What was made from what: data, stages, files, each with the digest of its content."""
+    links = {}
+    for stage in recipe.stages:
+        data = stage.data.load()
+        links[data.name] = Link(data.name, data.fingerprint())
+        made_from = (data.name, *(needed.name for needed in stage.needs))
+        links[stage.name] = Link(stage.name, outcomes[stage.name].artifact.fingerprint(), made_from)
+    for export in recipe.exports:
+        content = (workdir.path / "exports" / export.file_name).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        links[export.file_name] = Link(export.file_name, digest, (export.stage.name,))
+    return tuple(links.values())
+
+
+def _machine() -> dict[str, str]:
+    device = jax.devices()[0]
+    return {
+        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    return {name: installed[name] for name in PACKAGES if name in installed}

@@ -1,0 +1,113 @@
+"""The one loop. It knows nothing of what is trained: a placed step, a state, batches by number."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxmini.run import checkpoint
+from jaxmini.run.log import Log
+from jaxmini.state import Metrics, PyTree, State
+from jaxmini.steps.placement import Placed
+
+
+class DivergedError(RuntimeError):
+    """The loss or a gradient stopped being a finite number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When things happen, in steps: a run's results do not depend on any of these but ``total``."""
+
+    total: int
+    log_every: int
+    save_every: int
+    evaluate_every: int
+
+    def is_due(self, done: int, every: int) -> bool:
+        """Whether it is time after ``done`` steps; after the last one it always is."""
+        return done % every == 0 or done == self.total
+
+
+def train(
+    name: str,
+    placed: Placed,
+    state: State,
+    frozen: PyTree,
+    batch_at: Callable[[int], dict[str, np.ndarray]],
+    schedule: Schedule,
+    evaluate: Callable[[State], dict[str, float]],
+    folder: Path,
+    log: Log,
+) -> tuple[State, float]:
+    """Run the steps that are left, from the newest good checkpoint if there is one.
+
+    Args:
+        name: the stage's.
+        placed: the step on its devices.
+        state: the state before the first step; not used where a checkpoint is found.
+        frozen: what does not change, a teacher's variables say.
+        batch_at: host batch number k of the run.
+        schedule: how many steps, and when to log, save and evaluate.
+        evaluate: figures of a state on the test split, as ``{"accuracy": ...}``; may be empty.
+        folder: where this stage's checkpoints go.
+        log: told of everything.
+
+    Returns:
+        The state after the last step, and the seconds all its steps took, before an interruption too.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the checkpoints before it are kept.
+    """
+    started, before = time.perf_counter(), 0.0
+    restored = checkpoint.restore_latest(folder / "checkpoints", state, warn=log.event)
+    if restored is not None:
+        state, before = restored.state, restored.extra["seconds"]
+        log.event(f"{name}: resuming at step {restored.step:,} of {schedule.total:,}")
+    first = int(state.step)
+    log.truncate(name, first)
+    state, frozen = placed.replicate(state), placed.replicate(frozen)
+    pending: list[Metrics] = []
+    since = time.perf_counter()
+    for done in range(first + 1, schedule.total + 1):
+        batch = batch_at(done - 1)
+        state, metrics = placed.step(state, frozen, placed.shard(batch))
+        pending.append(metrics)
+
+        saving = schedule.is_due(done, schedule.save_every)
+        if saving or schedule.is_due(done, schedule.log_every):
+            figures = _fetch(name, pending, done, folder)
+            speed = len(pending) * len(batch["image"]) / (time.perf_counter() - since)
+            log.progress(name, done, schedule.total, figures, speed)
+            pending, since = [], time.perf_counter()
+
+        if schedule.is_due(done, schedule.evaluate_every):
+            log.figures(name, done, evaluate(placed.fetch(state)))
+            since = time.perf_counter()
+
+        if saving:
+            seconds = before + time.perf_counter() - started
+            checkpoint.save(folder / "checkpoints", done, placed.fetch(state), {"seconds": seconds})
+            since = time.perf_counter()
+    return placed.fetch(state), before + time.perf_counter() - started
+
+
+def _fetch(name: str, pending: list[Metrics], done: int, folder: Path) -> dict[str, float]:
+    """The mean of each metric since the last time, refusing any that is not finite."""
+    fetched = jax.device_get(pending)
+    figures = {key: float(np.mean([metrics[key] for metrics in fetched])) for key in fetched[0]}
+    for offset, metrics in enumerate(fetched):
+        for key in ("loss", "grad_norm"):
+            if not math.isfinite(metrics[key]):
+                step = done - len(fetched) + offset + 1
+                kept = checkpoint.latest_step(folder / "checkpoints")
+                raise DivergedError(
+                    f"stage {name!r} diverged: {key} is {metrics[key]} at step {step}. "
+                    + (f"The checkpoint of step {kept} is kept. " if kept is not None else "")
+                    + "Lower optimizer.learning_rate, or set optimizer.clip"
+                )
+    return figures

@@ -1,0 +1,231 @@
+"""Content: all that a report says, as plain frozen values.
+
+Whoever ran the chain fills them in; nothing here is computed, and what was not measured is None.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One metric over the steps of a stage: ``values[i]`` was logged at ``steps[i]``.
+
+    Raises:
+        ValueError: there are not as many values as steps.
+    """
+
+    metric: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.steps) != len(self.values):
+            raise ValueError(
+                f"curve {self.metric!r} has {len(self.steps)} steps and {len(self.values)} values; "
+                "give one value a step"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class StageResult:
+    """What one stage did and how good the network was that came out of it.
+
+    Attributes:
+        name: as the recipe calls it.
+        kind: what the stage does: ``contrastive``, ``supervised``, ``distill``, ``quantize``.
+        data: name of the data it was trained on.
+        labels_used: how many labelled examples it has seen the labels of; 0 for none.
+        params: parameters of the network.
+        macs: multiply-accumulate operations of one picture.
+        steps: updates made.
+        seconds: wall time of the training.
+        accuracy: on the test split, in 0..1.
+        against: name of the stage whose accuracy this one is to be compared with.
+        curves: what was logged while it trained.
+        note: one sentence for the reader.
+    """
+
+    name: str
+    kind: str
+    data: str
+    labels_used: int | None = None
+    params: int | None = None
+    macs: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    accuracy: float | None = None
+    against: str | None = None
+    curves: tuple[Curve, ...] = ()
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """A bound that a file was held to, and whether it kept it; ``detail`` says both figures."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class FileResult:
+    """An exported file, and what running it gave.
+
+    Attributes:
+        name: file name.
+        variant: kind of numbers in it: ``float32``, ``int8``.
+        backend: what wrote it: ``jax2tf``, ``litert``.
+        bytes: its length.
+        made_from: name of the stage whose network it holds.
+        accuracy: of the file's own answers on the test split, in 0..1.
+        agreement: share of test pictures on which file and network answer the same, in 0..1.
+        latency_ms: median time of one picture.
+        latency_spread: interquartile range of those times, in ms.
+        ops: how many of each operation it holds.
+        checks: what was compared, and the finding (``"56,250 compared, 0 differ"``).
+        gates: the bounds it was held to.
+    """
+
+    name: str
+    variant: str
+    backend: str
+    bytes: int
+    made_from: str | None = None
+    accuracy: float | None = None
+    agreement: float | None = None
+    latency_ms: float | None = None
+    latency_spread: float | None = None
+    ops: dict[str, int] = dataclasses.field(default_factory=dict)
+    checks: dict[str, str] = dataclasses.field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """A test picture that was answered wrongly.
+
+    Attributes:
+        index: of the picture in the test split.
+        truth: index into ``Report.labels``.
+        predicted: index into ``Report.labels``.
+        confidence: probability given to the wrong answer, in 0..1.
+        png: the picture (``pictures.png`` makes it of an array).
+    """
+
+    index: int
+    truth: int
+    predicted: int
+    confidence: float
+    png: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How alike two predictors answer: share of same first answers, mean KL(a || b) in nats."""
+
+    a: str
+    b: str
+    top1: float | None = None
+    kl: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """One thing of the chain of provenance: its digest, and the names of what it was made from."""
+
+    name: str
+    digest: str
+    made_from: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The whole of a finished run.
+
+    Attributes:
+        title: name of the run.
+        command: what was typed to start it.
+        created: date and time, ISO 8601.
+        machine: what it ran on (``{"processor": ..., "cores": ...}``).
+        versions: of the packages that have an influence.
+        recipe: the record of the recipe, JSON values only.
+        stages: in the order they ran.
+        files: in the order they were written.
+        labels: names of the classes.
+        mistakes: pictures to show, the most telling first.
+        confusion: ``[truth][predicted]`` counts on the test split, or empty.
+        confusion_of: name of the stage or file that ``confusion`` and ``mistakes`` are of.
+        fidelity: pairs of predictors that were compared.
+        provenance: what was made from what.
+
+    Raises:
+        ValueError: a name is used twice; the confusion matrix or a mistake does not fit the labels.
+        KeyError: something refers to a stage or link that is not there.
+    """
+
+    title: str
+    command: str = ""
+    created: str = ""
+    machine: dict[str, str] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stages: tuple[StageResult, ...] = ()
+    files: tuple[FileResult, ...] = ()
+    labels: tuple[str, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    confusion_of: str = ""
+    fidelity: tuple[Agreement, ...] = ()
+    provenance: tuple[Link, ...] = ()
+
+    def __post_init__(self) -> None:
+        stages = _unique("stage", (stage.name for stage in self.stages))
+        links = _unique("link", (link.name for link in self.provenance))
+        _unique("file", (file.name for file in self.files))
+        for stage in self.stages:
+            _known(stage.against, stages, f"stage {stage.name!r} is compared against")
+        for file in self.files:
+            _known(file.made_from, stages, f"file {file.name!r} is made from")
+        for link in self.provenance:
+            for source in link.made_from:
+                _known(source, links, f"link {link.name!r} is made from")
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        classes = len(self.labels)
+        if self.confusion and {len(self.confusion), *map(len, self.confusion)} != {classes}:
+            raise ValueError(
+                f"the confusion matrix must be {classes} by {classes}, a row and a column for each "
+                f"of the labels; its rows have the lengths {list(map(len, self.confusion))}"
+            )
+        for mistake in self.mistakes:
+            if not (0 <= mistake.truth < classes and 0 <= mistake.predicted < classes):
+                raise ValueError(
+                    f"mistake {mistake.index}: truth {mistake.truth} and predicted "
+                    f"{mistake.predicted} must be indices into the {classes} labels"
+                )
+
+    def stage(self, name: str | None) -> StageResult | None:
+        """The stage of that name; None for None."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+
+def _unique(what: str, names: Iterable[str]) -> list[str]:
+    seen: list[str] = []
+    for name in names:
+        if name in seen:
+            raise ValueError(f"two {what}s of a report are called {name!r}; give each its own name")
+        seen.append(name)
+    return seen
+
+
+def _known(name: str | None, names: list[str], where: str) -> None:
+    if name is None or name in names:
+        return
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    raise KeyError(f"{where} {name!r}, which is not there; there are {', '.join(names)}{hint}")

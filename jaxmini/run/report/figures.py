@@ -1,0 +1,267 @@
+"""Figures: learning curves, what accuracy costs, and the confusion matrix, as SVG elements."""
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from jaxmini.run.report import quantity, svg
+from jaxmini.run.report.content import Curve, FileResult, Report, StageResult
+from jaxmini.run.report.svg import ACCENT, INK, MUTED, ON_ACCENT
+
+CURVE_SIZE = (330, 190)
+COST_SIZE = (460, 300)
+CONFUSION_SIZE = 440
+MANY_CLASSES = 20  # above, a confusion matrix has no room for its counts
+LONGEST_LABEL = 14
+LONGEST_NAME = 26
+_LABEL_GAP = 14.0
+
+
+def learning_curve(report: Report, stage: StageResult, curve: Curve, name: str) -> str:
+    """One metric of a stage over its steps, the same metric of its baseline behind it."""
+    baseline = report.stage(stage.against)
+    behind = _curve_of(baseline, curve.metric)
+    last = next((v for v in reversed(curve.values) if math.isfinite(v)), None)
+    description = f"{len(curve.values)} values, the last {quantity.significant(last)}"
+    if baseline is not None and behind is not None:
+        description += f"; grey: the same of {baseline.name}"
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, CURVE_SIZE, left=48, right=52, bottom=30, top=10)
+        if behind is not None:
+            axes.plot(behind.steps, behind.values, color=MUTED, linewidth=1.0, alpha=0.6)
+        axes.plot(curve.steps, curve.values, color=ACCENT, linewidth=1.75)
+        _mark_last(axes, curve)
+        axes.margins(x=0.0, y=0.08)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _steps(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+
+    return svg.draw(paint, CURVE_SIZE, name, f"{curve.metric} of {stage.name}", description)
+
+
+def accuracy_against_size(report: Report, name: str) -> str | None:
+    """Every evaluated file by accuracy and bytes, with the networks' accuracies as lines."""
+    return _cost(report, name, "size", _size, lambda value: quantity.short(value, "B"))
+
+
+def accuracy_against_latency(report: Report, name: str) -> str | None:
+    """Every evaluated file by accuracy and latency, with the networks' accuracies as lines."""
+    return _cost(report, name, "latency", _latency, quantity.milliseconds)
+
+
+def confusion(report: Report, name: str) -> str | None:
+    """Counts of every pair of truth and answer: right answers in grey, wrong ones in colour."""
+    if not report.confusion:
+        return None
+    classes = len(report.labels)
+    wrong = sum(map(sum, report.confusion)) - sum(report.confusion[i][i] for i in range(classes))
+    description = f"rows are the truth, columns the answer; {quantity.count(wrong)} answers wrong"
+
+    def paint(figure: Figure) -> None:
+        labels = [_shorten(label, LONGEST_LABEL) for label in report.labels]
+        room = 34 + 7.0 * max(map(len, labels)) if classes <= MANY_CLASSES else 60
+        size = (CONFUSION_SIZE, CONFUSION_SIZE)
+        axes = _axes(figure, size, left=room, right=8, bottom=room, top=8)
+        _paint_cells(axes, report.confusion)
+        axes.set(xlim=(0, classes), ylim=(classes, 0), xlabel="answer", ylabel="truth")
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        _label_classes(axes, labels)
+
+    size = (CONFUSION_SIZE, CONFUSION_SIZE)
+    return svg.draw(paint, size, name, "Confusion matrix", description)
+
+
+def _cost(
+    report: Report,
+    name: str,
+    what: str,
+    measure: Callable[[FileResult], float | None],
+    write: Callable[[float], str],
+) -> str | None:
+    files = [f for f in report.files if f.accuracy is not None and (measure(f) or 0) > 0]
+    if not files:
+        return None
+    stages = [stage for stage in report.stages if stage.accuracy is not None]
+    says = [f"{f.name}: {quantity.percent(f.accuracy)}, {write(measure(f))}" for f in files]
+
+    def paint(figure: Figure) -> None:
+        axes = _axes(figure, COST_SIZE, left=52, right=104, bottom=46, top=14)
+        low, high = _accuracy_limits([x.accuracy for x in (*files, *stages)])
+        axes.set_ylim(low, high)
+        _set_log_axis(axes, [measure(file) for file in files], write)
+        axes.set_xlabel(f"{what}, logarithmic")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        _paint_stages(axes, stages)
+        _paint_files(axes, files, [measure(file) for file in files])
+
+    return svg.draw(paint, COST_SIZE, name, f"Accuracy against {what}", "; ".join(says))
+
+
+def _axes(
+    figure: Figure, size: tuple[int, int], *, left: float, right: float, bottom: float, top: float
+) -> Axes:
+    """Axes with margins in pixels: a figure's frame does not move with its figures."""
+    width, height = size
+    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    return figure.add_axes(box)
+
+
+def _curve_of(stage: StageResult | None, metric: str) -> Curve | None:
+    curves = () if stage is None else stage.curves
+    return next((curve for curve in curves if curve.metric == metric and curve.values), None)
+
+
+def _mark_last(axes: Axes, curve: Curve) -> None:
+    finite = [(s, v) for s, v in zip(curve.steps, curve.values, strict=True) if math.isfinite(v)]
+    if not finite:
+        return
+    axes.plot(*finite[-1], marker="o", markersize=5, color=ACCENT, clip_on=False, zorder=3)
+    text = quantity.significant(finite[-1][1])
+    axes.annotate(text, finite[-1], (8, 0), textcoords="offset pixels", va="center", color=INK)
+
+
+def _accuracy_limits(accuracies: Sequence[float]) -> tuple[float, float]:
+    room = max(0.12 * (max(accuracies) - min(accuracies)), 0.002)
+    return min(accuracies) - room, max(accuracies) + room
+
+
+def _set_log_axis(axes: Axes, values: Sequence[float], write: Callable[[float], str]) -> None:
+    low, high = min(values) / 1.6, max(values) * 1.6
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _round(write(value))))
+
+
+def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """At most ``most`` round numbers of the series 1, 2, 5 from ``low`` to ``high``."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for series in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in series]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= most:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / most)]
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions moved apart to at least ``gap``, as little as is needed, kept in ``low..high``.
+
+    Where there is no room for all, the gap gives way.
+    """
+    if not positions:
+        return []
+    gap = min(gap, (high - low) / max(len(positions) - 1, 1))
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    moved = [min(max(positions[index], low), high) for index in order]
+    for _ in range(len(moved) ** 2):
+        for i, j in itertools.pairwise(range(len(moved))):
+            lack = gap - (moved[j] - moved[i])
+            if lack > 0:
+                down = min(lack / 2, moved[i] - low)
+                moved[i], moved[j] = moved[i] - down, min(moved[j] + lack - down, high)
+    placed = dict(zip(order, moved, strict=True))
+    return [placed[index] for index in range(len(positions))]
+
+
+def _paint_stages(axes: Axes, stages: Sequence[StageResult]) -> None:
+    exact = [axes.transData.transform((1, stage.accuracy))[1] for stage in stages]
+    heights = spread(exact, _LABEL_GAP, axes.bbox.y0, axes.bbox.y1)
+    for stage, height in zip(stages, heights, strict=True):
+        axes.axhline(stage.accuracy, color=MUTED, linewidth=1.0, dashes=(2, 3), alpha=0.8)
+        axes.annotate(
+            _shorten(stage.name, LONGEST_LABEL),
+            (axes.bbox.x1, height),
+            (6, 0),
+            xycoords="figure pixels",
+            textcoords="offset pixels",
+            va="center",
+            color=MUTED,
+        )
+
+
+def _paint_files(axes: Axes, files: Sequence[FileResult], values: Sequence[float]) -> None:
+    accuracies = [file.accuracy for file in files]
+    axes.plot(values, accuracies, "o", color=ACCENT, markersize=8, zorder=3, clip_on=False)
+    middle = axes.bbox.x0 + axes.bbox.width / 2
+    places = axes.transData.transform(list(zip(values, accuracies, strict=True))).tolist()
+    for is_left in (True, False):
+        side = [
+            (file, x, y)
+            for file, (x, y) in zip(files, places, strict=True)
+            if (x < middle) is is_left
+        ]
+        heights = spread([y for _, _, y in side], _LABEL_GAP, axes.bbox.y0 + 8, axes.bbox.y1)
+        for (file, x, _), height in zip(side, heights, strict=True):
+            axes.annotate(
+                _shorten(file.name, LONGEST_NAME),
+                (x, height),
+                (10 if is_left else -10, 0),
+                xycoords="figure pixels",
+                textcoords="offset pixels",
+                ha="left" if is_left else "right",
+                va="center",
+            )
+
+
+def _paint_cells(axes: Axes, counts: Sequence[Sequence[int]]) -> None:
+    most = max((n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j), default=0)
+    for truth, row in enumerate(counts):
+        for predicted, number in enumerate(row):
+            if number:
+                is_right = truth == predicted
+                strength = 0.10 if is_right else 0.2 + 0.8 * number / most
+                _paint_cell(axes, (predicted, truth), number, strength, is_right)
+                if len(counts) <= MANY_CLASSES:
+                    ink = ON_ACCENT if not is_right and strength > 0.55 else INK
+                    place = (predicted + 0.5, truth + 0.5)
+                    axes.text(*place, str(number), ha="center", va="center", color=ink)
+
+
+def _paint_cell(
+    axes: Axes, corner: tuple[int, int], number: int, strength: float, is_right: bool
+) -> None:
+    left, top = corner[0] + 0.04, corner[1] + 0.04
+    x, y = [left, left + 0.92, left + 0.92, left], [top, top, top + 0.92, top + 0.92]
+    axes.fill(x, y, facecolor=INK if is_right else ACCENT, alpha=strength, linewidth=0)
+
+
+def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
+    every = math.ceil(len(labels) / MANY_CLASSES)
+    places = [index + 0.5 for index in range(0, len(labels), every)]
+    shown = labels[::every]
+    is_long = max(map(len, shown)) > 3
+    axes.set_xticks(places, shown, rotation=90 if is_long else 0)
+    axes.set_yticks(places, shown)
+    axes.tick_params(length=0, labelcolor=INK)
+
+
+def _size(file: FileResult) -> float:
+    return file.bytes
+
+
+def _latency(file: FileResult) -> float | None:
+    return file.latency_ms
+
+
+def _steps(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e5 else _round(quantity.short(value))
+
+
+def _round(text: str) -> str:
+    """The text of a round number without the zeros after its point: ``50.0 kB`` as ``50 kB``."""
+    return re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text).replace(". ", " ").rstrip(".")
+
+
+def _shorten(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

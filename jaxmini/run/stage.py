@@ -1,0 +1,214 @@
+"""Stages and recipes: what a person writes down, as frozen values that refer to one another.
+
+A stage trains one model on one set of pictures. Stages name the stages they start from or learn from as
+values, so the chain is the expression itself.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import numpy as np
+import optax
+
+from jaxmini import steps
+from jaxmini.compress import quantize
+from jaxmini.data import Normalization, Source, View, apply_views, identity
+from jaxmini.losses import Loss, nt_xent
+from jaxmini.losses import cross_entropy as cross_entropy_loss
+from jaxmini.losses import kl as kl_loss
+from jaxmini.model import Model, as_model
+from jaxmini.state import Array, Batch
+from jaxmini.steps.update import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a network sees of a batch: a view of each picture, normalised. Keyed by seed, id and epoch."""
+
+    view: View
+    normalization: Normalization
+
+    def __call__(self, key: Array, batch: Batch, view_index: int) -> Array:
+        return apply_views(
+            self.view, self.normalization, key, view_index, batch["image"], batch["id"], batch["epoch"]
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What every kind of stage has.
+
+    Attributes:
+        name: unique in its recipe; also its folder's name and how overrides address it.
+        data: where the pictures come from.
+        model: a linen module or a Model; None for the one of ``start``.
+        start: the stage whose variables this one starts from (its body, where the heads differ).
+        loss: ``(signals, batch) -> (scalar, metrics)``.
+        optimizer: ``total_steps -> optax.GradientTransformation``.
+        epochs: passes over the training pictures; a fraction is fine.
+        batch_size: pictures an update.
+        view: the augmentation.
+        quantize: train in the integers the file will run in; None trains in float.
+        against: the stage that does the same without what this one adds, for the closing table.
+        seed: of initialisation, order and views.
+        note: one line for the report.
+    """
+
+    name: str
+    data: Source
+    model: Model | nn.Module | None = None
+    start: "Stage | None" = None
+    loss: Any = None
+    optimizer: Any = steps.adamw(1e-3)
+    epochs: float = 1
+    batch_size: int = 128
+    view: View = identity()
+    quantize: quantize.int8 | None = None
+    against: "Stage | None" = None
+    seed: int = 0
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"stage name {self.name!r}: use letters, digits, - and _ (it names a folder)")
+        if self.model is None and self.start is None:
+            raise ValueError(f"stage {self.name!r} has neither a model nor a stage to start from")
+        if self.quantize is not None and self.start is None:
+            raise ValueError(f"stage {self.name!r} quantizes: give it a trained stage as start")
+        if self.epochs <= 0 or self.batch_size < 1:
+            raise ValueError(
+                f"stage {self.name!r}: epochs and batch_size must be positive; "
+                f"got {self.epochs} and {self.batch_size}"
+            )
+
+    def float_model(self) -> Model:
+        """The stage's model before any quantization."""
+        return self.start.float_model() if self.model is None else as_model(self.model)
+
+    def network(self, normalization: Normalization) -> Model:
+        """The Model this stage trains; a quantized one takes raw pixels on its input grid."""
+        model = self.float_model()
+        if self.quantize is None:
+            return model
+        pixels = quantize.Grid(np.float32(normalization.scale), np.int32(normalization.zero_point))
+        return quantize.quantize(model, self.quantize, input_grid=pixels)
+
+    def step(
+        self, model: Model, optimizer: optax.GradientTransformation, normalization: Normalization
+    ) -> Step:
+        """The stage's update, as a pure function."""
+        raise NotImplementedError
+
+    @property
+    def needs(self) -> tuple["Stage", ...]:
+        """The stages whose outcome this one uses."""
+        return () if self.start is None else (self.start,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrastive(Stage):
+    """Pretraining on unlabelled pictures: two views of a picture belong together."""
+
+    loss: Loss = nt_xent()
+    labelled = False
+
+    def step(
+        self, model: Model, optimizer: optax.GradientTransformation, normalization: Normalization
+    ) -> Step:
+        return steps.contrastive(model, self.loss, optimizer, inputs=Inputs(self.view, normalization))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Supervised(Stage):
+    """Training on labels."""
+
+    loss: Loss = cross_entropy_loss()
+    labelled = True
+
+    def step(
+        self, model: Model, optimizer: optax.GradientTransformation, normalization: Normalization
+    ) -> Step:
+        return steps.supervised(model, self.loss, optimizer, inputs=Inputs(self.view, normalization))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distill(Stage):
+    """Training a student towards a frozen teacher that sees the same view."""
+
+    teacher: Stage
+    loss: Loss = kl_loss()
+    labelled = False
+
+    def step(
+        self, model: Model, optimizer: optax.GradientTransformation, normalization: Normalization
+    ) -> Step:
+        teacher = self.teacher.network(normalization)
+        return steps.distill(
+            model, teacher, self.loss, optimizer, inputs=Inputs(self.view, normalization)
+        )
+
+    @property
+    def needs(self) -> tuple[Stage, ...]:
+        return (*super().needs, self.teacher)
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A file to write from a stage: ``name.tflite``.
+
+    Attributes:
+        stage: whose outcome is exported.
+        variant: ``int8`` needs a quantizing stage; the others take any stage with logits.
+        backend: the converter, ``jax2tf`` (through TensorFlow) or ``litert`` (without).
+        name: of the file; the stage's name and the variant by default.
+    """
+
+    stage: Stage
+    variant: Literal["float32", "float16", "dynamic_int8", "int8"] = "int8"
+    backend: Literal["jax2tf", "litert"] = "jax2tf"
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.variant == "int8" and self.stage.quantize is None:
+            raise ValueError(
+                f"export of stage {self.stage.name!r} as int8: the stage trains in float; export a stage "
+                "with quantize=int8(), or this one as float32, float16 or dynamic_int8"
+            )
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name or f'{self.stage.name}-{self.variant}-{self.backend}'}.tflite"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A chain of stages and the files made from it.
+
+    Attributes:
+        stages: in the order they run; each may use those before it.
+        exports: the files to write and measure at the end.
+        normalization: of all the chain's networks; measured on the first stage's pictures if None.
+    """
+
+    stages: tuple[Stage, ...]
+    exports: tuple[Export, ...] = ()
+    normalization: Normalization | None = None
+
+    def __post_init__(self) -> None:
+        seen: list[Stage] = []
+        for stage in self.stages:
+            if stage.name in {other.name for other in seen}:
+                raise ValueError(f"two stages are called {stage.name!r}; names must be unique in a recipe")
+            for needed in (*stage.needs, *([stage.against] if stage.against else [])):
+                if needed not in seen:
+                    raise ValueError(
+                        f"stage {stage.name!r} uses stage {needed.name!r}, which is not among the recipe's "
+                        "stages before it; add it there"
+                    )
+            seen.append(stage)
+        if not seen:
+            raise ValueError("a recipe needs at least one stage")
+        for export in self.exports:
+            if export.stage not in seen:
+                raise ValueError(f"an export uses stage {export.stage.name!r}, which is not in the recipe")

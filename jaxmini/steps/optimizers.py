@@ -1,0 +1,75 @@
+"""Optimizers as frozen dataclasses: what a recipe writes down, turned into optax when the length is known."""
+
+import dataclasses
+
+import jax
+import optax
+
+from jaxmini.state import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class sgd:  # noqa: N801  (named like the function it stands for)
+    """SGD with momentum; learning rate rises linearly, then falls as a cosine to zero.
+
+    Attributes:
+        learning_rate: the peak.
+        momentum: in [0, 1), Nesterov's form.
+        weight_decay: added to the gradient of kernels (leaves of two or more dimensions) only.
+        warmup: share of all steps spent rising, in [0, 1).
+        clip: largest global norm of a gradient; None for no limit.
+    """
+
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.15
+    clip: float | None = None
+
+    def __call__(self, total_steps: int) -> optax.GradientTransformation:
+        return optax.chain(
+            _clip(self.clip),
+            optax.add_decayed_weights(self.weight_decay, mask=_kernels),
+            optax.sgd(
+                _schedule(self.learning_rate, self.warmup, total_steps), self.momentum, nesterov=True
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class adamw:  # noqa: N801
+    """AdamW (Loshchilov & Hutter 2019); learning rate rises linearly, then falls as a cosine to zero.
+
+    Attributes:
+        learning_rate: the peak.
+        weight_decay: decoupled, of kernels (leaves of two or more dimensions) only.
+        warmup: share of all steps spent rising, in [0, 1).
+        clip: largest global norm of a gradient; None for no limit.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.01
+    warmup: float = 0.15
+    clip: float | None = None
+
+    def __call__(self, total_steps: int) -> optax.GradientTransformation:
+        schedule = _schedule(self.learning_rate, self.warmup, total_steps)
+        return optax.chain(
+            _clip(self.clip), optax.adamw(schedule, weight_decay=self.weight_decay, mask=_kernels)
+        )
+
+
+def _schedule(peak: float, warmup: float, total_steps: int) -> optax.Schedule:
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is the share of steps spent rising, in [0, 1); got {warmup}")
+    rising = max(1, round(warmup * total_steps))
+    return optax.warmup_cosine_decay_schedule(peak / rising, peak, rising, max(total_steps, rising + 1))
+
+
+def _clip(norm: float | None) -> optax.GradientTransformation:
+    return optax.identity() if norm is None else optax.clip_by_global_norm(norm)
+
+
+def _kernels(params: PyTree) -> PyTree:
+    """True where weight decay applies: kernels, not biases and not BatchNorm's scales."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

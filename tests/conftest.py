@@ -1,0 +1,22 @@
+"""Settings of every test: eight virtual CPU devices, strict promotion, a compile cache that outlives the run."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAXMINI_TEST_PLATFORM", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402  (the environment above must be set before jax is imported)
+from hypothesis import settings  # noqa: E402
+
+CACHE = Path(__file__).parent.parent / ".cache" / "jax"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+settings.register_profile("jaxmini", deadline=None, max_examples=20)
+settings.load_profile("jaxmini")

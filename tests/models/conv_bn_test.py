@@ -1,0 +1,63 @@
+"""Convolution and BatchNorm: initial values, borders, and names chosen among few."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmini import models
+from jaxmini.models.choice import choose
+from jaxmini.models.conv_bn import ConvBN, borders
+from jaxmini.record import describe, rebuild
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(("groups", "fan_out"), [(1, 9 * 256), (256, 9)])
+def test_kernels_start_with_the_variance_of_their_fan_out(groups, fan_out):
+    brick = ConvBN(256, groups=groups)
+    kernel = brick.init(KEY, jnp.zeros((1, 4, 4, 256)))["params"]["conv"]["kernel"]
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / fan_out), rtol=0.05)
+
+
+def test_torch_padding_is_explicit_zeros_on_every_side():
+    x = jax.random.normal(KEY, (1, 8, 8, 3))
+    brick = ConvBN(4, kernel=5, stride=2, act=None, padding="torch")
+    variables = brick.init(KEY, x)
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    kernel = variables["params"]["conv"]["kernel"]
+    expected = jax.lax.conv_general_dilated(
+        padded, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(brick.apply(variables, x), expected / np.sqrt(1 + 1e-5), atol=1e-5)
+
+
+def test_borders():
+    assert borders(7, "same") == "SAME"
+    assert borders(7, "torch") == ((3, 3), (3, 3))
+
+
+def test_choose_offers_the_nearest_name():
+    assert choose("pet", "cat", {"cat": 1, "dog": 2}) == 1
+    with pytest.raises(
+        ValueError, match=r"^pet: there is no 'cta', only 'cat', 'dog'; did you mean"
+    ):
+        choose("pet", "cta", {"cat": 1, "dog": 2})
+    with pytest.raises(ValueError, match="only 'cat', 'dog'$"):
+        choose("pet", "zebra", {"cat": 1, "dog": 2})
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        models.resnet50(10, width=8, stem="cifar", padding="torch"),
+        models.small_resnet(10, widths=(8, 16), dtype="bfloat16"),
+        models.mobilenet_v2(10, width=0.5, small_inputs=1),
+        models.mobilenet_v4_conv_s(width=0.35),
+        models.vit_tiny(10, patch=4),
+        models.projection_head(64, hidden=128),
+        models.classifier(10),
+    ],
+)
+def test_every_module_can_be_recorded_and_rebuilt(module):
+    assert rebuild(describe(module)) == module
