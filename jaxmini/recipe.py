@@ -17,6 +17,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxmini.record import describe as describe
 from jaxmini.run.stage import Contrastive as Contrastive
 from jaxmini.run.stage import Distill as Distill
 from jaxmini.run.stage import Export as Export

@@ -48,8 +48,8 @@ class cifar10:
             return tfds("cifar10").load()
         raise FileNotFoundError(
             f"cifar10: {place} holds neither {' and '.join(CONTAINER)} nor {ARCHIVE}. {DATA_DIR} "
-            f"is set, so nothing is downloaded: put {ARCHIVE} (the official binary version) there, or "
-            f"unset {DATA_DIR} to let TFDS download"
+            f"is set, so nothing is downloaded: put {ARCHIVE}, the official binary version, there "
+            f"or unset {DATA_DIR} to let TFDS download"
         )
 
 

@@ -43,19 +43,19 @@ class color_jitter:
         _check_probability("color_jitter", self.p)
 
     def __call__(self, key: Array, image: Array) -> Array:
-        coin_key, factor_key = jax.random.split(key)
-        brightness, contrast, saturation, turn = self.draw(factor_key)
+        (brightness, contrast, saturation, turn), used = self.draw(key)
         changed = adjust_contrast(adjust_brightness(image, brightness), contrast)
         if image.shape[-1] == 3:
             changed = adjust_hue(adjust_saturation(changed, saturation), turn)
-        return jnp.where(jax.random.bernoulli(coin_key, self.p), changed, image)
+        return jnp.where(used, changed, image)
 
-    def draw(self, key: Array) -> Array:
-        """Three factors and a turn, float32 [4]: brightness, contrast, saturation, hue."""
+    def draw(self, key: Array) -> tuple[Array, Array]:
+        """Brightness, contrast, saturation and hue, float32 [4]; whether they are used, bool []."""
         width = jnp.array([self.brightness, self.contrast, self.saturation, self.hue], jnp.float32)
         centre = jnp.array([1, 1, 1, 0], jnp.float32)
         low = jnp.maximum(centre - width, jnp.array([0, 0, 0, -1], jnp.float32))
-        return jax.random.uniform(key, (4,), minval=low, maxval=centre + width)
+        unit = jax.random.uniform(key, (5,))  # one draw for all: each costs time to compile
+        return low + (centre + width - low) * unit[:4], unit[4] < self.p
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +93,10 @@ class gaussian_blur:
         _check_probability("gaussian_blur", self.p)
 
     def __call__(self, key: Array, image: Array) -> Array:
-        coin_key, sigma_key = jax.random.split(key)
-        sigma = jax.random.uniform(sigma_key, minval=self.sigma[0], maxval=self.sigma[1])
+        coin, unit = jax.random.uniform(key, (2,))
+        sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * unit
         radius = max(1, min(image.shape[:2]) // 20)
-        return jnp.where(jax.random.bernoulli(coin_key, self.p), blur(image, sigma, radius), image)
+        return jnp.where(coin < self.p, blur(image, sigma, radius), image)
 
 
 @dataclasses.dataclass(frozen=True)

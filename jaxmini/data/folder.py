@@ -20,8 +20,9 @@ class folder:
     """Pictures in a folder.
 
     ``path/<class>/*.png`` gives one class for each sub-folder, in alphabetical order;
-    ``path/*.png`` gives pictures without labels, for pretraining. Either layout may stand in ``path/train`` and
-    ``path/test``, which are then the splits; otherwise a part of every class is held out.
+    ``path/*.png`` gives pictures without labels, for pretraining. Either layout may stand in
+    ``path/train`` and ``path/test``, which are then the splits; otherwise a part of every class is
+    held out.
 
     Attributes:
         path: of the folder.

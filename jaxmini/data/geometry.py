@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmini.state import Array
 
@@ -54,17 +55,16 @@ class random_resized_crop:
 
     def box(self, key: Array, height: int, width: int) -> tuple[Array, Array]:
         """What ``key`` draws: the box's corner [top, left] and extent [height, width]."""
-        area_key, ratio_key, place_key = jax.random.split(key, 3)
         bounds = jnp.array([height, width], jnp.float32)
-        low, high = self.area
-        area = jax.random.uniform(area_key, (CANDIDATES,), minval=low, maxval=high) * height * width
-        low, high = jnp.log(jnp.array(self.ratio, jnp.float32))
-        ratio = jnp.exp(jax.random.uniform(ratio_key, (CANDIDATES,), minval=low, maxval=high))
+        unit = jax.random.uniform(key, (2 * CANDIDATES + 2,))
+        areas, ratios, place = jnp.split(unit, (CANDIDATES, 2 * CANDIDATES))
+        area = _between(areas, *self.area) * height * width
+        ratio = jnp.exp(_between(ratios, *np.log(self.ratio).tolist()))
         extents = jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], axis=-1)
         fits = jnp.all(extents <= bounds[None], axis=-1)
         found = jnp.any(fits)
         extent = jnp.where(found, extents[jnp.argmax(fits)], self._central(height, width))
-        place = jnp.where(found, jax.random.uniform(place_key, (2,)), 0.5)
+        place = jnp.where(found, place, 0.5)
         return place * (bounds - extent), extent
 
     def _central(self, height: int, width: int) -> Array:
@@ -109,3 +109,7 @@ class random_shift:
         padded = jnp.pad(image, border, mode="edge" if self.fill == "edge" else "constant")
         top, left = jax.random.randint(key, (2,), 0, 2 * self.pixels + 1)
         return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+def _between(unit: Array, low: float, high: float) -> Array:
+    return low + (high - low) * unit

@@ -6,6 +6,7 @@ TensorFlow is imported only when a dataset is prepared, not when its cached copy
 import dataclasses
 import difflib
 import functools
+import hashlib
 import os
 import re
 import tempfile
@@ -45,7 +46,7 @@ class tfds:
         """Read the dataset: from memory, from the cache, or through TFDS.
 
         Raises:
-            ImportError: TFDS is needed and not installed.
+            ModuleNotFoundError: TFDS is needed and not installed.
             FileNotFoundError: offline, and a file is missing; names the folder and the files.
             ValueError: not pictures with labels, no such split, or a damaged cache.
         """
@@ -65,9 +66,9 @@ def cache_dir() -> Path:
 
 @functools.lru_cache(maxsize=4)
 def _load(source: tfds, cache: Path, offline: Path | None) -> Dataset:
-    words = (source.name, source.train, source.test, source.size or "as stored")
-    stem = "-".join(re.sub(r"[^\w.]+", "_", str(word)) for word in words)
-    file = cache / "arrays" / f"{stem}.npz"
+    stem = re.sub(r"[^\w.]+", "_", source.name)
+    digest = hashlib.sha256(repr(source).encode()).hexdigest()[:12]
+    file = cache / "arrays" / f"{stem}-{digest}.npz"
     if file.exists():
         return _read_arrays(file)
     dataset = _prepare(source, cache, offline)
@@ -95,10 +96,11 @@ def _import_tfds() -> Any:
         import importlib_resources  # noqa: F401  (TFDS imports it late and does not declare it)
         import tensorflow  # noqa: F401
         import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError(
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
             f"tfds: TensorFlow Datasets needs the module {error.name}, which is not installed: "
-            "pip install 'jaxmini[tfds]'"
+            "pip install 'jaxmini[tfds]'",
+            name=error.name,
         ) from error
     return tensorflow_datasets
 
@@ -119,10 +121,11 @@ def _offline(catalogue: Any, builder: Any, root: Path) -> Any:
     expected = sorted({info.filename for info in (builder.url_infos or {}).values()})
     missing = [name for name in expected if not (folder / name).is_file()]
     if (missing or not folder.is_dir()) and not builder.data_path.exists():
+        files = ", ".join(missing) or "the original files"
         raise FileNotFoundError(
-            f"tfds {builder.name!r}: {folder} lacks {', '.join(missing) or 'all files'}. {DATA_DIR} "
-            "is set, so nothing is downloaded: put what the publisher offers there under these names, "
-            f"or unset {DATA_DIR} to let TFDS download"
+            f"tfds {builder.name!r}: {folder} lacks {files}. {DATA_DIR} is set, so nothing is "
+            "downloaded: put what the publisher offers there, under the same names, or unset "
+            f"{DATA_DIR} to let TFDS download"
         )
     return catalogue.download.DownloadConfig(
         manual_dir=str(folder), try_download_gcs=False, num_shards=1

@@ -65,7 +65,9 @@ def confusion(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> np.nd
         ValueError: as ``accuracy``, or logits of another number of classes.
     """
     if np.shape(logits)[-1:] != (num_classes,):
-        raise ValueError(f"confusion: logits {list(np.shape(logits))} are not of {num_classes} classes")
+        raise ValueError(
+            f"confusion: logits {list(np.shape(logits))} are not of {num_classes} classes"
+        )
     labels = _checked(logits, labels, "confusion")
     counts = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(counts, (labels, np.argmax(logits, axis=-1)), 1)

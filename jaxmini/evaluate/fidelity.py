@@ -1,4 +1,4 @@
-"""Fidelity: how alike the answers of two models are (teacher and student, float and integer, model and file)."""
+"""Fidelity: how alike the answers of two models are: teacher and student, float and integer, net and file."""
 
 import dataclasses
 

@@ -61,7 +61,7 @@ class _Runner:
                 f"tflite: expected uint8 images [B, {', '.join(map(str, self.input_shape))}], "
                 f"got {images.dtype}{list(images.shape)}"
             )
-        if self._input["dtype"] == np.float32:
+        if self.description["input"]["encoding"] == metadata.ENCODINGS["float32"]:
             return images.astype(np.float32)
         return (images.astype(np.int16) - 128).astype(np.int8)
 

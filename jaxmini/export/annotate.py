@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmini.compress.quantize.evaluate import evaluate
-from jaxmini.compress.quantize.frozen import Frozen, constant_name
+from jaxmini.compress.quantize.frozen import Dequantized, Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
 from jaxmini.state import Array
@@ -36,36 +36,41 @@ def annotated(plan: Plan, frozen: Frozen) -> Callable[[Array], Array]:
     return function
 
 
-class Annotations:
+class Annotations(Dequantized):
     """The hooks that mark every number of the plan with the grid it lies on."""
-
-    def __init__(self, plan: Plan, frozen: Frozen) -> None:
-        self.plan, self.frozen = plan, frozen
 
     def activation(self, site: str, values: Array) -> Array:
         grid = self.frozen.grids[site]
         return dequantize(values, grid) if site == INPUT else fake_quant(values, grid)
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
-        frozen = self.frozen.kernels[group.name]
-        kernel = jnp.asarray(frozen.float_kernel)
-        marked = _composite("quant.fake_quant", _identity, kernel, **_per_channel(frozen.scale, kernel))
-        return marked, jnp.asarray(frozen.float_bias)
+        kernel, bias = super().weight(group)
+        return fake_quant_kernel(kernel, self.frozen.kernels[group.name].scale), bias
 
     def constant(self, group: Group, position: int) -> Array:
-        frozen = self.frozen.constants[constant_name(group.name, position)]
-        return fake_quant(jnp.asarray(frozen.float_values), frozen.grid)
+        grid = self.frozen.constants[operand_name(group, position)].grid
+        return fake_quant(super().constant(group, position), grid)
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return values  # the converter gives the pool the grid of its input
-
-    def same(self, group: Group, values: Array) -> Array:
-        return fake_quant(values, self.frozen.grids[group.site])
 
 
 def fake_quant(values: Array, grid: Grid) -> Array:
     """Float values marked as lying on a grid."""
     return _composite("quant.fake_quant", _identity, values, **_attributes(grid))
+
+
+def fake_quant_kernel(kernel: Array, scale: np.ndarray) -> Array:
+    """A kernel [..., O] marked as int8 with one scale an output channel, [O]."""
+    return _composite(
+        "quant.fake_quant",
+        _identity,
+        kernel,
+        scale=np.asarray(scale, np.float32),
+        dtype="i8",
+        narrow_range=True,
+        quantization_dimension=kernel.ndim - 1,
+    )
 
 
 def dequantize(integers: Array, grid: Grid) -> Array:
@@ -102,13 +107,4 @@ def _attributes(grid: Grid) -> dict[str, Any]:
         "zero_point": np.asarray(grid.zero_point, np.int64).reshape(1),
         "dtype": "i8",
         "narrow_range": False,
-    }
-
-
-def _per_channel(scale: np.ndarray, kernel: Array) -> dict[str, Any]:
-    return {
-        "scale": np.asarray(scale, np.float32),
-        "dtype": "i8",
-        "narrow_range": True,
-        "quantization_dimension": kernel.ndim - 1,
     }

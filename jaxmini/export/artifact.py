@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmini import record
-from jaxmini.data.views import Normalization, normalize_pixels
+from jaxmini.data.views import Normalization
 from jaxmini.model import Model, Variables
 from jaxmini.state import PyTree
 
@@ -33,7 +34,7 @@ class Artifact:
     Attributes:
         model: takes normalised float32 images [B, H, W, C], returns logits [B, classes].
         variables: of the model.
-        labels: class names, in the order of the logits.
+        labels: class names, in the order of the logits; empty for a model that returns embeddings.
         normalization: how pixels become the model's input.
         input_shape: (H, W, C).
         provenance: what it was made from; names to digests, dates, versions.
@@ -51,7 +52,7 @@ class Artifact:
             raise ValueError(f"Artifact: input_shape is {self.input_shape}, expected (H, W, C)")
         logits, _ = jax.eval_shape(self.model.apply, self.variables, self.input_spec(1))
         expected = (1, len(self.labels))
-        if getattr(logits, "shape", None) != expected:
+        if self.labels and getattr(logits, "shape", None) != expected:
             raise ValueError(
                 f"Artifact: the model returns {getattr(logits, 'shape', logits)} for one image; "
                 f"{len(self.labels)} labels need logits {expected}"
@@ -61,6 +62,14 @@ class Artifact:
         """Shape and dtype of a batch of the model's input."""
         return jax.ShapeDtypeStruct((batch, *self.input_shape), np.dtype(np.float32))
 
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of the SHA-256 over the names, shapes and bytes of the variables."""
+        digest = hashlib.sha256()
+        for name, array in _flatten(self.variables).items():
+            digest.update(f"{name} {array.dtype.name} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
 
 def predict(artifact: Artifact) -> Predict:
     """The artifact as a Predict: uint8 images [B, H, W, C] -> float32 logits [B, classes], compiled.
@@ -68,7 +77,7 @@ def predict(artifact: Artifact) -> Predict:
     The returned function raises ValueError on images of another shape or dtype.
     """
     run = jax.jit(functools.partial(_logits, artifact.model, artifact.normalization))
-    variables = jax.tree.map(jax.numpy.asarray, artifact.variables)
+    variables = jax.tree.map(jnp.asarray, artifact.variables)
 
     def predict_images(images: jax.Array) -> jax.Array:
         if images.dtype != np.uint8 or images.shape[1:] != artifact.input_shape:
@@ -81,12 +90,17 @@ def predict(artifact: Artifact) -> Predict:
     return predict_images
 
 
+def pixel_function(artifact: Artifact) -> Callable[[Variables, jax.Array], jax.Array]:
+    """Variables, pixels 0..255 [B, H, W, C] of any dtype -> float32 logits: the normalisation is inside."""
+    return functools.partial(_logits, artifact.model, artifact.normalization)
+
+
 def save(artifact: Artifact, folder: Path | str) -> Path:
     """Write the artifact into a folder, made if it does not exist; an artifact in it is replaced.
 
     Raises:
         TypeError: the model cannot be found again by name.
-        ValueError: a key of the variables is not a plain name.
+        ValueError: a key of the variables is not a name.
     """
     folder = Path(folder)
     arrays = _flatten(artifact.variables)
@@ -127,7 +141,9 @@ def load(folder: Path | str) -> Artifact:
     manifest = _read_manifest(folder / MANIFEST)
     for name, digest in manifest["files"].items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-            raise ValueError(f"{folder / name}: its SHA-256 is not the one in {MANIFEST}; it was changed")
+            raise ValueError(
+                f"{folder / name}: its SHA-256 is not the one in {MANIFEST}; it was changed"
+            )
     return Artifact(
         model=record.rebuild(manifest["model"]),
         variables=_read_variables(folder / VARIABLES, manifest["variables"]),
@@ -141,13 +157,10 @@ def load(folder: Path | str) -> Artifact:
 def _logits(
     model: Model, normalization: Normalization, variables: Variables, images: jax.Array
 ) -> jax.Array:
-    logits, _ = model.apply(variables, normalize_pixels(normalization, images))
-    return logits.astype(np.float32)
-
-
-def pixel_function(artifact: Artifact) -> Callable[[Variables, jax.Array], jax.Array]:
-    """Variables, pixels 0..255 [B, H, W, C] of any dtype -> float32 logits: the normalisation is inside."""
-    return functools.partial(_logits, artifact.model, artifact.normalization)
+    # As an int8 file reads pixels; also right for pixels that are float32 already, a float file's input.
+    levels = images.astype(jnp.float32) - jnp.float32(normalization.zero_point + 128)
+    logits, _ = model.apply(variables, levels * jnp.float32(normalization.scale))
+    return logits.astype(jnp.float32)
 
 
 def _read_manifest(path: Path) -> dict[str, record.Json]:
@@ -172,7 +185,7 @@ def _read_variables(path: Path, specs: dict[str, dict[str, record.Json]]) -> Var
         odd = ", ".join(sorted(arrays.keys() ^ specs.keys()))
         raise ValueError(f"{path}: its arrays are not those of the manifest: {odd}")
     for name, spec in specs.items():
-        arrays[name] = arrays[name].view(jax.numpy.dtype(spec["dtype"]))
+        arrays[name] = arrays[name].view(jnp.dtype(spec["dtype"]))
         if list(arrays[name].shape) != spec["shape"]:
             raise ValueError(f"{path}: {name} has shape {arrays[name].shape}, not {spec['shape']}")
     return _unflatten(arrays)
@@ -184,12 +197,13 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 
 def _flatten(variables: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts -> {"params/Conv_0/kernel": array}, in the order of the names."""
+    """Nested dicts -> {"params/Conv_0/kernel": array}, names escaped as in RFC 6901 (JSON Pointer)."""
     arrays = {}
     for name, value in sorted(variables.items()):
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ValueError(f"save: the key {name!r} in {prefix or 'variables'} is not a plain name")
-        path = f"{prefix}/{name}" if prefix else name
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"save: the key {name!r} in {prefix or 'variables'} is not a name")
+        escaped = name.replace("~", "~0").replace("/", "~1")
+        path = f"{prefix}/{escaped}" if prefix else escaped
         arrays |= _flatten(value, path) if isinstance(value, Mapping) else {path: np.asarray(value)}
     return arrays
 
@@ -197,7 +211,7 @@ def _flatten(variables: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
 def _unflatten(arrays: Mapping[str, np.ndarray]) -> Variables:
     variables: Variables = {}
     for path, array in arrays.items():
-        *parents, name = path.split("/")
+        *parents, name = (part.replace("~1", "/").replace("~0", "~") for part in path.split("/"))
         node = variables
         for parent in parents:
             node = node.setdefault(parent, {})

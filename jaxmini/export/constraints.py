@@ -128,7 +128,7 @@ def _kernel(file: File, op: Op) -> Iterator[str]:
     if kernel.zero_point.any():
         yield "its kernel has a zero point other than 0"
     if kernel.scale.size > 1 and (kernel.axis, kernel.scale.size) != (axis, kernel.shape[axis]):
-        yield f"its kernel has {kernel.scale.size} scales on axis {kernel.axis}, not one for each of axis {axis}"
+        yield f"its kernel has {kernel.scale.size} scales on axis {kernel.axis}, expected axis {axis}"
     if len(op.inputs) > 2 and op.inputs[2] >= 0:
         yield from _bias(file.tensors[op.inputs[2]], image, kernel)
 
@@ -154,7 +154,9 @@ def _grids(file: File, op: Op) -> Iterator[str]:
             yield f"its output grid is {_grid(output)}; the kernels take ({scale}, {zero_point}) only"
     if op.name in SAME_GRID:
         data = [file.tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0]
-        grids = {_grid(tensor) for tensor in data if tensor.dtype == np.int8 and tensor.is_quantized}
+        grids = {
+            _grid(tensor) for tensor in data if tensor.dtype == np.int8 and tensor.is_quantized
+        }
         if len(grids) > 1:
             yield f"its inputs and outputs lie on different grids: {sorted(grids)}"
 

@@ -1,7 +1,7 @@
-"""Child process of the jax2tf back end: a lowered JAX function in a folder -> a SavedModel, a ``model.tflite``.
+"""Child process of the jax2tf back end: a lowered JAX function in a folder -> SavedModel, ``model.tflite``.
 
-Run as ``python -m jaxmini.export.convert_jax2tf FOLDER``: TensorFlow is imported here and nowhere else in
-``export``, so its start, its memory and its crashes stay out of the program that exports.
+Run as ``python convert_jax2tf.py FOLDER``: TensorFlow is imported here and nowhere else in ``export``, so
+its start, its memory and its crashes stay out of the program that exports.
 """
 
 import json
@@ -22,7 +22,9 @@ def by_jax2tf(folder: Path, variables: list[tf.Variable], spec: tf.TensorSpec) -
     from jax.experimental import jax2tf
 
     exported = jax.export.deserialize(bytearray((folder / "program.jax").read_bytes()))
-    shapes = [None, f"({', '.join(str(size or 'b') for size in spec.shape)})"] if variables else None
+    shapes = (
+        [None, f"({', '.join(str(size or 'b') for size in spec.shape)})"] if variables else None
+    )
     function = jax2tf.convert(exported.call, with_gradient=False, polymorphic_shapes=shapes)
     return (lambda image: function(variables, image)) if variables else function
 
@@ -79,7 +81,9 @@ def convert(path: str, *, strict: bool, float16: bool, dynamic_int8: bool) -> by
 
 def main(folder: Path) -> None:
     options = json.loads((folder / "options.json").read_text())
-    spec = tf.TensorSpec(options["input_shape"], tf.dtypes.as_dtype(options["input_dtype"]), name="image")
+    spec = tf.TensorSpec(
+        options["input_shape"], tf.dtypes.as_dtype(options["input_dtype"]), name="image"
+    )
     variables = []
     if (folder / "variables.npz").exists():
         with np.load(folder / "variables.npz") as arrays:

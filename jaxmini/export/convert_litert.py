@@ -1,6 +1,6 @@
 """Child process of the litert back end: StableHLO bytes in a folder -> ``model.tflite`` beside them.
 
-Run as ``python -m jaxmini.export.convert_litert FOLDER``; it imports nothing of jaxmini, jax or TensorFlow.
+Run as ``python convert_litert.py FOLDER``; it imports nothing of jaxmini, jax or TensorFlow.
 The converter has no public Python API: this is the one file that knows its private one (version 0.5).
 """
 

@@ -1,4 +1,4 @@
-"""Converters as child processes: they are native code that may crash, and nothing of them stays in this process.
+"""Converters as child processes: native code that may crash, of which nothing stays in this process.
 
 A folder is the whole protocol: the program and ``options.json`` go in, ``model.tflite`` comes out.
 """
@@ -16,7 +16,13 @@ from jaxmini.record import Json
 
 # Lines of a converter's stderr worth showing: the cause is at the end.
 TAIL_LINES = 15
-PACKAGES = Path(__file__).parents[2]
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # TensorFlow then does not import Keras 3, which is a third of the time it takes to start.
+    "TF_USE_LEGACY_KERAS": "1",
+}
 
 
 class ConversionError(RuntimeError):
@@ -30,14 +36,16 @@ def require(module: str, extra: str) -> None:
         ImportError: it is not; the message names the extra that brings it.
     """
     if importlib.util.find_spec(module) is None:
-        raise ImportError(f"{module} is not installed; install it with: pip install 'jaxmini[{extra}]'")
+        raise ImportError(
+            f"{module} is not installed; install it with: pip install 'jaxmini[{extra}]'"
+        )
 
 
-def run(module: str, folder: Path, options: Mapping[str, Json]) -> None:
-    """Run a converter module on a folder.
+def run(script: Path, folder: Path, options: Mapping[str, Json]) -> None:
+    """Run a converter's script on a folder.
 
     Args:
-        module: run as ``python -m module folder``.
+        script: takes the folder as its argument; it sees installed packages, and nothing beside itself.
         folder: holds the program; the converter writes its results there.
         options: what the converter reads from ``options.json``.
 
@@ -45,11 +53,9 @@ def run(module: str, folder: Path, options: Mapping[str, Json]) -> None:
         ConversionError: the converter ended with an error or was killed by a signal.
     """
     (folder / "options.json").write_text(json.dumps(options))
-    search = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": search, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     child = subprocess.run(
-        [sys.executable, "-m", module, str(folder)],
-        env=environment,
+        [sys.executable, "-P", str(script), str(folder)],
+        env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
         errors="replace",
@@ -57,7 +63,7 @@ def run(module: str, folder: Path, options: Mapping[str, Json]) -> None:
     )
     if child.returncode != 0:
         tail = "\n".join(child.stderr.strip().splitlines()[-TAIL_LINES:])
-        raise ConversionError(f"{module} {_ending(child.returncode)}; its last words:\n{tail}")
+        raise ConversionError(f"{script.name} {_ending(child.returncode)}; its last words:\n{tail}")
 
 
 def _ending(code: int) -> str:

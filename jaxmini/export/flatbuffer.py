@@ -212,7 +212,9 @@ def _tensor(model: Any, tensor: Any) -> Tensor:
 
 def _dtype(tensor: Any) -> np.dtype:
     if tensor.type not in DTYPES:
-        raise ValueError(f"tensor {tensor.name!r} has the type {tensor.type}, which is not supported")
+        raise ValueError(
+            f"tensor {tensor.name!r} has the type {tensor.type}, which is not supported"
+        )
     return DTYPES[tensor.type]
 
 

@@ -1,4 +1,4 @@
-"""The jax2tf back end: JAX function -> ``jax2tf.convert`` -> SavedModel -> TensorFlow's converter -> .tflite."""
+"""The jax2tf back end: JAX function -> ``jax2tf.convert`` -> SavedModel -> TFLiteConverter -> .tflite."""
 
 import tempfile
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 from jaxmini.export import converter, stablehlo
 from jaxmini.state import PyTree
 
-CONVERTER = "jaxmini.export.convert_jax2tf"
+CONVERTER = Path(__file__).with_name("convert_jax2tf.py")
 
 ImageFunction = Callable[[jax.Array], jax.Array]
 

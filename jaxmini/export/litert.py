@@ -9,7 +9,7 @@ import jax
 from jaxmini.export import converter, stablehlo
 from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
 
-CONVERTER = "jaxmini.export.convert_litert"
+CONVERTER = Path(__file__).with_name("convert_litert.py")
 
 
 def convert(function: Callable[[jax.Array], jax.Array], image: jax.ShapeDtypeStruct) -> bytes:

@@ -13,6 +13,9 @@ from jaxmini.record import Json
 
 NAME = "jaxmini"
 
+# How a pixel 0..255 is written into the input, by the input's dtype.
+ENCODINGS = {"float32": "pixel", "int8": "pixel - 128"}
+
 
 def write(content: bytes, description: Json) -> bytes:
     """The file with the description as its metadata entry; one written before is replaced.

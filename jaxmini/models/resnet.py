@@ -190,7 +190,7 @@ def resnet50(
 
 
 def resnet_cifar(depth: int, num_classes: int | None = None, **fields: Any) -> ResNet:
-    """The CIFAR family (He et al. 2016, section 4.2) of 8, 14, 20, 32, 44, 56, 110 or 6n + 2 layers.
+    """The CIFAR family of 8, 14, 20, 32, 44, 56, 110 or any 6n + 2 layers (He et al. 2016, 4.2).
 
     The paper's shortcut is "A"; the default "B" is that of the distillation papers.
 

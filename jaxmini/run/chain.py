@@ -16,10 +16,10 @@ from jaxmini.data import Split, measure
 from jaxmini.evaluate.accuracy import confusion
 from jaxmini.evaluate.fidelity import agreement, mean_kl
 from jaxmini.record import describe
-from jaxmini.run import report
 from jaxmini.run.delivery import deliver
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of
+from jaxmini.run.report import storage, summary, table
 from jaxmini.run.report.content import Agreement, Link, Mistake, Report
 from jaxmini.run.report.pictures import png
 from jaxmini.run.stage import Contrastive, Recipe
@@ -94,8 +94,8 @@ def _close(
         provenance=_provenance(recipe, outcomes, around.workdir),
     )
     content = dataclasses.replace(content, **_mistakes(answers, test, content.labels))
-    report.write(content, around.workdir.path)
-    around.log.event(report.closing_table(content))
+    storage.write(content, around.workdir.path)
+    around.log.event(table.text(summary.closing(content)))
     around.log.event(f"report: {around.workdir.path / 'report.html'}")
     return content
 

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from jaxmini.run import flat, sealed
+from jaxmini.run import flat, sealed, together
 from jaxmini.state import PyTree
 
 # A step's folder holds what Orbax wrote and the manifest; its name appears when both are whole.
@@ -25,9 +24,10 @@ _ARRAYS, _MANIFEST, _FORMAT = "arrays", "manifest.json", 1
 _STEP = re.compile(r"step_(\d+)(\.replaced)?")
 _PARTIAL, _REPLACED, _REMOVED = ".partial", ".replaced", ".removed"
 _SHOWN = 8
+_UNSHARED = "the processes found different checkpoints; the workdir must be one that they share"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint could not be written, does not fit, or none is intact."""
 
 
@@ -70,18 +70,15 @@ def save(
     arrays = flat.to_host(state)
     path = folder.absolute() / f"step_{step}"
     partial = path.with_name(path.name + _PARTIAL)
-    leads = jax.process_index() == 0
-    with _explained(path, partial):
-        if leads:
+    if together.leads():
+        with _explained(path, partial):
             _sweep(folder)
-        _meet(f"save {step}")
-        with ocp.PyTreeCheckpointer() as orbax:
-            orbax.save(partial / _ARRAYS, flat.pack(arrays))
-        if leads:
+            with _orbax() as orbax:
+                orbax.save(partial / _ARRAYS, args=ocp.args.PyTreeSave(flat.pack(arrays)))
             _seal(partial, step, state, arrays, extra)
             _commit(partial, path)
             _retire(path, step, keep)
-        _meet(f"saved {step}")
+    together.meet(f"checkpoint {step}")
 
 
 def restore_latest(folder: Path, target: PyTree, warn: Callable[[str], None]) -> Restored | None:
@@ -104,14 +101,14 @@ def restore_latest(folder: Path, target: PyTree, warn: Callable[[str], None]) ->
             reasons.append(str(damage))
             warn(f"the checkpoint of step {step} is damaged and not used: {damage}")
             continue
-        _agree(restored.step)
+        together.agree(restored.step, _UNSHARED)
         return restored
     if reasons:
         raise CheckpointError(
             f"no checkpoint in {folder} is intact:\n  " + "\n  ".join(reasons) + "\n"
             "Bring the files back from a copy, or remove the folder to train from the start"
         )
-    _agree(-1)
+    together.agree(-1, _UNSHARED)
     return None
 
 
@@ -127,6 +124,14 @@ def _listed(folder: Path) -> list[tuple[int, Path]]:
     found = [(_STEP.fullmatch(path.name), path) for path in folder.absolute().iterdir()]
     ranked = [(int(m[1]), m[2] is None, path) for m, path in found if m]
     return [(step, path) for step, _, path in sorted(ranked, reverse=True)]
+
+
+def _orbax() -> ocp.Checkpointer:
+    """Orbax as one process uses it on its own: what it is given are host arrays, whole."""
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 # A checkpoint's proof.
@@ -195,8 +200,8 @@ def _read_arrays(
 ) -> dict[str, np.ndarray]:
     """The leaves by path, each compared with its digest."""
     try:
-        with ocp.PyTreeCheckpointer() as orbax:
-            packed = orbax.restore(path / _ARRAYS)
+        with _orbax() as orbax:
+            packed = orbax.restore(path / _ARRAYS, args=ocp.args.PyTreeRestore())
         arrays = flat.unpack(packed, {name: like[name] for name in manifest["leaves"]})
     except (OSError, ValueError, KeyError) as error:
         raise _Damaged(f"{path / _ARRAYS} cannot be read: {error}") from error
@@ -250,12 +255,9 @@ def _explained(path: Path, partial: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # Orbax raises ValueError where tensorstore cannot write
         shutil.rmtree(partial, ignore_errors=True)
-        exists = next(parent for parent in path.parents if parent.exists())
-        free = shutil.disk_usage(exists).free / 2**20
         raise CheckpointError(
-            f"checkpoint {path} could not be written: {error}\nThe checkpoints before it are kept. "
-            f"Check that the folder may be written and has room ({free:.0f} MiB free); "
-            "a run started again resumes"
+            f"checkpoint {path} could not be written: {error}\nThe checkpoints before it are kept: "
+            "make room on the disk or let this user write there, then start the run again to resume"
         ) from error
 
 
@@ -301,19 +303,3 @@ def _remove(path: Path) -> None:
     unlisted = path.with_name(path.name + _REMOVED)
     path.rename(unlisted)
     shutil.rmtree(unlisted)
-
-
-# Several processes.
-
-
-def _meet(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"checkpoint {name}")
-
-
-def _agree(step: int) -> None:
-    """Stop a run whose processes found different checkpoints (a folder that is not shared)."""
-    if jax.process_count() > 1:
-        multihost_utils.assert_equal(
-            np.int32(step), "the processes found different checkpoints: share one workdir"
-        )

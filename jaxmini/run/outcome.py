@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmini import steps
 from jaxmini.compress import quantize
-from jaxmini.data import Dataset, Normalization, Order, batch_at, normalize_pixels
+from jaxmini.data import Dataset, Normalization, Order, batch_at
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.cost import cost
 from jaxmini.export.artifact import Artifact, load, predict, save
@@ -124,16 +125,15 @@ def _first_variables(
     normalization: Normalization,
 ) -> Variables:
     """Fresh variables, with those of the stage it starts from where there is one."""
-    images = normalize_pixels(normalization, dataset.train.image[:1])
     if stage.quantize is not None:
         trained = before[stage.start.name].artifact.variables
         pictures = dataset.train.image[:CALIBRATION_PICTURES]
         batches = [
-            normalize_pixels(normalization, pictures[i : i + EVALUATION_BATCH])
+            normalization(jnp.asarray(pictures[i : i + EVALUATION_BATCH]))
             for i in range(0, len(pictures), EVALUATION_BATCH)
         ]
-        fresh = jax.eval_shape(model.init, jax.random.key(0), images)
-        return quantize.calibrate(model, quantize.attach(fresh, trained), batches)
+        return quantize.calibrate(model, trained, batches)
+    images = normalization(jnp.asarray(dataset.train.image[:1]))
     fresh = jax.jit(model.init)(jax.random.fold_in(jax.random.key(stage.seed), 0), images)
     if stage.start is None:
         return fresh
@@ -179,7 +179,7 @@ def _evaluator(
 
     @jax.jit
     def forward(variables: Variables, images: jax.Array) -> jax.Array:
-        return model.apply(variables, normalize_pixels(normalization, images))[0]
+        return model.apply(variables, normalization(images))[0]
 
     def evaluate(state: State) -> dict[str, float]:
         answers = predict_all(functools.partial(forward, state.variables), test.image, EVALUATION_BATCH)
@@ -200,11 +200,11 @@ def _artifact(
     before: Mapping[str, Outcome],
     normalization: Normalization,
 ) -> Artifact:
-    made_from = {needed.name: before[needed.name].artifact.digest for needed in stage.needs}
+    made_from = {needed.name: before[needed.name].artifact.fingerprint() for needed in stage.needs}
     return Artifact(
         model=model,
         variables=jax.device_get(state.variables),
-        labels=dataset.labels,
+        labels=dataset.labels if _has_logits(stage) else (),
         normalization=normalization,
         input_shape=dataset.train.shape,
         provenance={

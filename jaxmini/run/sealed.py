@@ -24,10 +24,9 @@ def write(path: Path, content: dict[str, Any]) -> None:
         OSError: the disk is full, or the folder cannot be written.
     """
     require_plain(content, path.name)
-    text = json.dumps({**content, _SEAL: _digest(content)}, indent=1)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
+        file.write(_text(content))
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -42,12 +41,11 @@ def read(path: Path) -> dict[str, Any]:
         OSError: there is no such file, or it cannot be read.
     """
     try:
-        sealed = json.loads(path.read_text(encoding="utf-8"))
-        content = {key: value for key, value in sealed.items() if key != _SEAL}
-        intact = _digest(content) == sealed[_SEAL]
-    except (ValueError, KeyError, AttributeError) as error:
-        raise SealError(f"{path} is damaged: it is not the JSON that was written") from error
-    if not intact:
+        text = path.read_text(encoding="utf-8")
+        content = {key: value for key, value in json.loads(text).items() if key != _SEAL}
+    except (ValueError, AttributeError) as error:
+        raise SealError(f"{path} was changed since it was written: it is not JSON") from error
+    if text != _text(content):
         raise SealError(f"{path} was changed since it was written: its SHA-256 differs")
     return content
 
@@ -75,6 +73,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _text(content: dict[str, Any]) -> str:
+    plain = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(plain.encode()).hexdigest()
+    return json.dumps({**content, _SEAL: digest}, indent=1) + "\n"

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from jaxmini import steps
-from jaxmini.compress import quantize
+from jaxmini.compress import quantize as quantization
 from jaxmini.data import Normalization, Source, View, apply_views, identity
 from jaxmini.losses import Loss, nt_xent
 from jaxmini.losses import cross_entropy as cross_entropy_loss
@@ -64,7 +64,7 @@ class Stage:
     epochs: float = 1
     batch_size: int = 128
     view: View = identity()
-    quantize: quantize.int8 | None = None
+    quantize: quantization.int8 | None = None
     against: "Stage | None" = None
     seed: int = 0
     note: str = ""
@@ -91,8 +91,8 @@ class Stage:
         model = self.float_model()
         if self.quantize is None:
             return model
-        pixels = quantize.Grid(np.float32(normalization.scale), np.int32(normalization.zero_point))
-        return quantize.quantize(model, self.quantize, input_grid=pixels)
+        pixels = quantization.Grid(np.float32(normalization.scale), np.int32(normalization.zero_point))
+        return quantization.quantize(model, self.quantize, input_grid=pixels)
 
     def step(
         self, model: Model, optimizer: optax.GradientTransformation, normalization: Normalization

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxmini.state import PyTree
@@ -25,6 +26,9 @@ class sgd:  # noqa: N801  (named like the function it stands for)
     weight_decay: float = 5e-4
     warmup: float = 0.15
     clip: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def __call__(self, total_steps: int) -> optax.GradientTransformation:
         return optax.chain(
@@ -52,6 +56,9 @@ class adamw:  # noqa: N801
     warmup: float = 0.15
     clip: float | None = None
 
+    def __post_init__(self) -> None:
+        _check(self)
+
     def __call__(self, total_steps: int) -> optax.GradientTransformation:
         schedule = _schedule(self.learning_rate, self.warmup, total_steps)
         return optax.chain(
@@ -59,11 +66,26 @@ class adamw:  # noqa: N801
         )
 
 
+def _check(optimizer: sgd | adamw) -> None:
+    """Refuse hyper-parameters outside their ranges."""
+    name = type(optimizer).__name__
+    if not optimizer.learning_rate > 0:
+        raise ValueError(f"{name}: learning_rate must be positive, got {optimizer.learning_rate}")
+    if not 0 <= optimizer.warmup < 1:
+        raise ValueError(f"{name}: warmup is the share of steps spent rising, in [0, 1); got {optimizer.warmup}")
+    if optimizer.weight_decay < 0:
+        raise ValueError(f"{name}: weight_decay must not be negative, got {optimizer.weight_decay}")
+    if optimizer.clip is not None and not optimizer.clip > 0:
+        raise ValueError(f"{name}: clip must be positive or None, got {optimizer.clip}")
+
+
 def _schedule(peak: float, warmup: float, total_steps: int) -> optax.Schedule:
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup is the share of steps spent rising, in [0, 1); got {warmup}")
     rising = max(1, round(warmup * total_steps))
-    return optax.warmup_cosine_decay_schedule(peak / rising, peak, rising, max(total_steps, rising + 1))
+    schedule = optax.warmup_cosine_decay_schedule(
+        peak / rising, peak, rising, max(total_steps, rising + 1)
+    )
+    # The count is an integer, and optax divides it by a float: not allowed under strict promotion.
+    return lambda count: schedule(jnp.float32(count))
 
 
 def _clip(norm: float | None) -> optax.GradientTransformation:

@@ -19,7 +19,10 @@ def reference(logits, labels, smoothing):
     target = (1 - smoothing) * target + smoothing / count
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    rows = [-sum(p * q for p, q in zip(*pair, strict=True)) for pair in zip(target, log_probs, strict=True)]
+    rows = [
+        -sum(p * q for p, q in zip(*pair, strict=True))
+        for pair in zip(target, log_probs, strict=True)
+    ]
     return np.array(rows), np.exp(log_probs) - target
 
 
@@ -68,7 +71,9 @@ def test_a_class_and_its_one_hot_are_the_same_label(smoothing):
 def test_label_smoothing_gives_every_class_an_equal_share():
     """epsilon / C for all, not epsilon / (C - 1) for the others: at the optimum q = p."""
     target = np.array([0.1 / 4, 0.1 / 4, 0.9 + 0.1 / 4, 0.1 / 4])
-    _, gradient = rows_and_gradient(np.float32(np.log(target))[None], jnp.array([2], jnp.int32), 0.1)
+    _, gradient = rows_and_gradient(
+        np.float32(np.log(target))[None], jnp.array([2], jnp.int32), 0.1
+    )
     np.testing.assert_allclose(gradient, np.zeros((1, 4)), atol=1e-7)
 
 
@@ -98,7 +103,9 @@ def test_cutting_or_duplicating_the_batch_changes_nothing():
     parts = [softmax_cross_entropy(logits[i : i + 1], labels[i : i + 1]) for i in range(5)]
     np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-6)
     doubled = mean_loss(np.concatenate([logits] * 2), {"label": jnp.asarray(np.tile(labels, 2))})
-    np.testing.assert_allclose(doubled, mean_loss(logits, {"label": jnp.asarray(labels)}), rtol=1e-6)
+    np.testing.assert_allclose(
+        doubled, mean_loss(logits, {"label": jnp.asarray(labels)}), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -169,7 +176,9 @@ def test_a_label_that_is_no_class_cannot_pass_unseen(label):
 def test_any_integer_dtype_is_a_label(dtype):
     logits, labels, _ = example(11)
     expected = mean_loss(logits, {"label": jnp.asarray(labels)})
-    np.testing.assert_array_equal(mean_loss(logits, {"label": jnp.asarray(labels, dtype)}), expected)
+    np.testing.assert_array_equal(
+        mean_loss(logits, {"label": jnp.asarray(labels, dtype)}), expected
+    )
 
 
 def test_metrics_are_the_value_and_the_top_1_of_labelled_valid_rows():

@@ -127,4 +127,6 @@ def test_mean_of_a_fully_padded_batch_is_zero_with_zero_gradient():
 
 
 def test_stop_lets_no_gradient_back():
-    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(stop(x) ** 2))(jnp.ones(3)), np.zeros(3))
+    np.testing.assert_array_equal(
+        jax.grad(lambda x: jnp.sum(stop(x) ** 2))(jnp.ones(3)), np.zeros(3)
+    )

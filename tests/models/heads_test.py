@@ -1,5 +1,7 @@
 """Heads: where BatchNorm is, widths, and how they sit on a body."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from jaxmini import models
 from jaxmini.model import with_head
 
 KEY = jax.random.key(0)
-FEATURES = jax.random.normal(KEY, (4, 6))
+FEATURES = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
 
 
 def shapes(tree):
@@ -30,21 +32,24 @@ def shapes(tree):
     ],
 )
 def test_layers_of_a_head(head, expected):
-    params = head.init(KEY, FEATURES)["params"]
+    params = jax.eval_shape(head.init, KEY, FEATURES)["params"]
     dense = {name: tree["kernel"].shape for name, tree in params.items() if "kernel" in tree}
     assert dense == expected
     norms = [name for name in params if name.startswith("bn")]
     assert len(norms) == len(expected) - 1
 
 
-def test_the_projector_is_dense_norm_relu_dense():
+def test_the_projector_is_dense_norm_relu_dense(draw):
     head = models.projection_head(3, hidden=5)
-    variables = head.init(KEY, FEATURES)
-    got, updates = head.apply(variables, FEATURES, train=True, mutable=["batch_stats"])
-    params = variables["params"]
+    variables = draw(head, FEATURES)
+    train = functools.partial(head.apply, train=True, mutable=["batch_stats"])
+    got, updates = jax.jit(train)(variables, FEATURES)
+    params, norm = variables["params"], variables["params"]["bn0"]
     x = np.asarray(FEATURES, np.float64) @ np.asarray(params["dense0"]["kernel"], np.float64)
-    np.testing.assert_allclose(updates["batch_stats"]["bn0"]["mean"], 0.1 * x.mean(0), atol=1e-6)
-    x = np.maximum((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), 0.0)
+    expected = 0.9 * variables["batch_stats"]["bn0"]["mean"] + 0.1 * x.mean(0)
+    np.testing.assert_allclose(updates["batch_stats"]["bn0"]["mean"], expected, atol=1e-6)
+    x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * norm["scale"] + norm["bias"]
+    x = np.maximum(x, 0.0)
     expected = x @ np.asarray(params["dense1"]["kernel"]) + np.asarray(params["dense1"]["bias"])
     np.testing.assert_allclose(got, expected, atol=1e-5)
 

@@ -19,6 +19,7 @@ from jaxmini.models.mobilenet import (
 from jaxmini.models.resnet import Blocks, ResNet, Stem
 
 KEY = jax.random.key(0)
+RNG = np.random.default_rng(1)
 
 
 def shapes(module, size):
@@ -101,12 +102,12 @@ def test_divisible_gives_the_published_widths(channels, expected):
     assert divisible(channels) == expected
 
 
-def test_mobilenet_v2_is_clipped_at_six_and_v4_is_not():
+def test_mobilenet_v2_is_clipped_at_six_and_v4_is_not(draw):
     assert models.mobilenet_v2().relu6
     assert not models.mobilenet_v4_conv_s().relu6
     net = MobileNet((Conv(4, kernel=1),), relu6=True)
-    x = 100.0 * jax.random.normal(KEY, (1, 8, 8, 3))
-    variables = net.init(KEY, x)
+    x = 100.0 * RNG.normal(size=(1, 8, 8, 3)).astype(np.float32)
+    variables = draw(net, x)
     assert net.apply(variables, x).max() <= 6.0
     assert net.clone(relu6=False).apply(variables, x).max() > 6.0
 
@@ -126,26 +127,27 @@ ROWS = (
         ResNet(Stem(8, kernel=7, stride=2, pool=True), (Blocks(8, 1),), 10, zero_gamma=False),
     ],
 )
-def test_weights_for_torch_padding_run_under_same_on_rotated_pictures(net):
+def test_weights_for_torch_padding_run_under_same_on_rotated_pictures(net, draw):
     # At stride 2 on even sizes PyTorch pads one row more above, SAME one row more below; rotated by
     # 180 degrees, kernels and picture, the one is the other.
-    x = jax.random.normal(KEY, (2, 32, 32, 3))
-    variables = net.init(KEY, x)
-    expected = net.clone(padding="torch").apply(variables, x)
+    x = RNG.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    variables = draw(net, x)
+    expected = jax.jit(net.clone(padding="torch").apply)(variables, x)
     rotated = {**variables, "params": jax.tree.map(_rotated, variables["params"])}
-    got = net.apply(rotated, x[:, ::-1, ::-1])
+    apply = jax.jit(net.apply)
+    got = apply(rotated, x[:, ::-1, ::-1])
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    assert np.abs(net.apply(variables, x) - expected).max() > 1e-2
+    assert np.abs(apply(variables, x) - expected).max() > 1e-2
 
 
 def _rotated(kernel):
     return kernel[::-1, ::-1] if kernel.ndim == 4 else kernel
 
 
-def test_bfloat16_stays_near_float32_and_returns_float32():
-    x = jax.random.normal(KEY, (2, 16, 16, 3))
+def test_bfloat16_stays_near_float32_and_returns_float32(draw):
+    x = RNG.normal(size=(2, 16, 16, 3)).astype(np.float32)
     net = MobileNet(ROWS, 10, head_features=16)
-    variables = net.init(KEY, x)
-    got = net.clone(dtype="bfloat16").apply(variables, x)
+    variables = draw(net, x)
+    got = jax.jit(net.clone(dtype="bfloat16").apply)(variables, x)
     assert got.dtype == jnp.float32
-    assert 0 < np.abs(got - net.apply(variables, x)).max() < 0.1
+    assert 0 < np.abs(got - jax.jit(net.apply)(variables, x)).max() < 0.1

@@ -1,16 +1,19 @@
-"""Residual nets: shapes, shortcuts, what zero gammas mean, and errors. Counts are in evaluate/cost_test.py."""
+"""Residual nets: shapes, shortcuts, zero gammas, statistics, dtypes and errors."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from jaxmini import models
 from jaxmini.model import from_linen
 from jaxmini.models.resnet import Blocks, ResNet, Stem, subsample
 
 KEY = jax.random.key(0)
-PICTURES = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+PICTURES = np.random.default_rng(1).uniform(size=(2, 8, 8, 3)).astype(np.float32)
 
 
 def output(module, inputs):
@@ -41,16 +44,37 @@ def test_the_classifier_is_called_head():
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])
-def test_zero_gammas_make_every_block_its_shortcut(bottleneck):
-    width = 2 if bottleneck else 8
-    net = ResNet(Stem(8), (Blocks(width, 2),), bottleneck=bottleneck)
-    variables = net.init(KEY, PICTURES)
+def test_zero_gamma_is_the_last_batch_norm_of_every_block(bottleneck):
+    net = ResNet(Stem(8), (Blocks(8, 2, 2),), bottleneck=bottleneck)
+
+    def gammas(net):
+        params = flatten_dict(jax.eval_shape(net.init, KEY, PICTURES)["params"])
+        names = [path for path in params if path[-1] == "scale"]
+
+        def initial(key):  # Only what is returned is compiled: no kernels.
+            params = flatten_dict(net.init(key, PICTURES)["params"])
+            return [params[path] for path in names]
+
+        return dict(zip(names, jax.jit(initial)(KEY), strict=True))
+
+    last = "conv2" if bottleneck else "conv1"
+    got = gammas(net)
+    zeros = {names for names, gamma in got.items() if not gamma.any()}
+    assert zeros == {(f"stage0_block{i}", last, "bn", "scale") for i in range(2)}
+    assert all((gamma == 1).all() for names, gamma in got.items() if names not in zeros)
+    assert all((gamma == 1).all() for gamma in gammas(net.clone(zero_gamma=False)).values())
+
+
+def test_with_zero_gamma_a_block_is_its_shortcut(draw):
+    net = ResNet(Stem(8), (Blocks(8, 2),))
+    variables = draw(net, PICTURES)
     stem = {name: {"stem": tree["stem"]} for name, tree in variables.items()}
-    alone = ResNet(Stem(8), ()).apply(stem, PICTURES)
-    np.testing.assert_allclose(net.apply(variables, PICTURES), alone, atol=1e-6)
-    ones = net.clone(zero_gamma=False)
-    moved = ones.apply(ones.init(KEY, PICTURES), PICTURES)
-    assert np.abs(moved - alone).max() > 0.01
+    alone = jax.jit(ResNet(Stem(8), ()).apply)(stem, PICTURES)
+    assert np.abs(jax.jit(net.apply)(variables, PICTURES) - alone).max() > 0.01
+    for i in range(2):
+        last = variables["params"][f"stage0_block{i}"]["conv1"]["bn"]
+        last |= {name: np.zeros_like(value) for name, value in last.items()}
+    np.testing.assert_allclose(jax.jit(net.apply)(variables, PICTURES), alone, atol=1e-6)
 
 
 def test_shortcut_a_drops_pixels_and_pads_channels_on_both_sides():
@@ -59,25 +83,26 @@ def test_shortcut_a_drops_pixels_and_pads_channels_on_both_sides():
     np.testing.assert_array_equal(out[..., [0, 1, 4, 5]], 0.0)
 
 
-def test_shortcuts_a_and_b_differ_in_parameters_and_answers():
-    nets = [ResNet(Stem(4), (Blocks(8, 1, 2),), shortcut=shortcut) for shortcut in "AB"]
-    a, b = (net.init(KEY, PICTURES) for net in nets)
-    assert "shortcut" not in a["params"]["stage0_block0"]
-    assert b["params"]["stage0_block0"]["shortcut"]["conv"]["kernel"].shape == (1, 1, 4, 8)
-    answers = [net.apply(variables, PICTURES) for net, variables in zip(nets, (a, b), strict=True)]
+def test_shortcuts_a_and_b_differ_in_parameters_and_answers(draw):
+    a, b = (ResNet(Stem(4), (Blocks(8, 1, 2),), shortcut=shortcut) for shortcut in "AB")
+    assert "shortcut" not in draw(a, PICTURES)["params"]["stage0_block0"]
+    variables = draw(b, PICTURES)  # Shortcut A reads what both have in common.
+    block = variables["params"]["stage0_block0"]
+    assert block["shortcut"]["conv"]["kernel"].shape == (1, 1, 4, 8)
+    answers = [jax.jit(net.apply)(variables, PICTURES) for net in (a, b)]
     assert np.abs(answers[0] - answers[1]).max() > 0.01
 
 
-@pytest.mark.parametrize("features", [1, 5])
+@pytest.mark.parametrize("features", [2, 6])  # of three: fewer, and an odd number more
 def test_shortcut_a_refuses_what_it_cannot_pad(features):
-    with pytest.raises(ValueError, match="cannot make .* use shortcut 'B'"):
-        subsample(PICTURES, 2, features + 1 - PICTURES.shape[-1] % 2)
+    with pytest.raises(ValueError, match=r"cannot make . of 3; use shortcut 'B'"):
+        subsample(PICTURES, 2, features)
 
 
-def test_training_returns_new_statistics_and_inference_none():
-    model = from_linen(ResNet(Stem(4), (Blocks(4, 1),), 3))
-    variables = model.init(KEY, PICTURES)
-    _, updates = model.apply(variables, PICTURES, train=True)
+def test_training_returns_new_statistics_and_inference_none(draw):
+    net = ResNet(Stem(4), (), 3)
+    model, variables = from_linen(net), draw(net, PICTURES)
+    _, updates = jax.jit(functools.partial(model.apply, train=True))(variables, PICTURES)
     old, new = variables["batch_stats"]["stem"]["bn"], updates["batch_stats"]["stem"]["bn"]
     kernel = variables["params"]["stem"]["conv"]["kernel"]
     x = jax.lax.conv_general_dilated(
@@ -85,17 +110,17 @@ def test_training_returns_new_statistics_and_inference_none():
     )
     expected = 0.9 * old["mean"] + 0.1 * x.mean((0, 1, 2))
     np.testing.assert_allclose(new["mean"], expected, atol=1e-6)
-    assert model.apply(variables, PICTURES)[1] == {}
+    assert jax.eval_shape(model.apply, variables, PICTURES)[1] == {}
 
 
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_and_answers():
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters_and_answers(draw):
     net = ResNet(Stem(4, pool=True), (Blocks(8, 1, 2),), 3, zero_gamma=False)
-    variables = net.init(KEY, PICTURES)
-    low = net.clone(dtype="bfloat16")
-    answers, updates = low.apply(variables, PICTURES, train=True, mutable=["batch_stats"])
-    stored = jax.tree.leaves((low.init(KEY, PICTURES), updates))
+    low, variables = net.clone(dtype="bfloat16"), draw(net, PICTURES)
+    train = {"train": True, "mutable": ["batch_stats"]}
+    answers, updates = jax.jit(functools.partial(low.apply, **train))(variables, PICTURES)
+    stored = jax.tree.leaves((draw(low, PICTURES), updates))
     assert {leaf.dtype for leaf in [*stored, answers]} == {jnp.dtype("float32")}
-    exact, _ = net.apply(variables, PICTURES, train=True, mutable=["batch_stats"])
+    exact, _ = jax.jit(functools.partial(net.apply, **train))(variables, PICTURES)
     assert 0 < np.abs(answers - exact).max() < 0.1
     program = jax.make_jaxpr(low.apply)(variables, PICTURES)
     convolutions = [e for e in program.eqns if e.primitive.name == "conv_general_dilated"]

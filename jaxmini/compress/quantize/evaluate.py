@@ -29,9 +29,9 @@ class Hooks(Protocol):
     """What a mode decides. Called in the order of the plan's groups."""
 
     def activation(self, site: str, values: Array) -> Array:
-        """The values as they leave a group that lands on a new site, and the model's input.
+        """The values as they leave a group that computes, and the model's input, put on ``site``.
 
-        Not called for groups that stay on their input's grid. Tied groups pass the same site.
+        Groups that only move numbers, and average pools, do not come here. Tied groups pass one site.
         """
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
@@ -42,9 +42,6 @@ class Hooks(Protocol):
 
     def average(self, group: AveragePool, values: Array) -> Array:
         """The averages as they leave a pool: they stay on the grid of ``group.site``."""
-
-    def same(self, group: Group, values: Array) -> Array:
-        """The values as they leave a rectifier that stays on the grid of ``group.site``."""
 
 
 class Float:
@@ -67,9 +64,6 @@ class Float:
     def average(self, group: AveragePool, values: Array) -> Array:
         return values
 
-    def same(self, group: Group, values: Array) -> Array:
-        return values
-
 
 def evaluate(plan: Plan, hooks: Hooks, inputs: Array) -> Array:
     """The plan's output for ``inputs``, float32 of the shape the plan was made for."""
@@ -88,13 +82,17 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
         case Move():
             return group.move(*operands)
         case AveragePool():
-            return [hooks.average(group, group.window_sum(*operands) * jnp.float32(1 / group.count))]
+            return [
+                hooks.average(group, group.window_sum(*operands) / jnp.float32(group.count))
+            ]
         case Rectifier():
-            return [hooks.same(group, group.clamp(*operands))]
+            (values,) = operands
         case Weighted():
             kernel, bias = hooks.weight(group)
             values = group.product(*operands, kernel)
-            values = values + bias.reshape((1,) * (values.ndim - len(group.channels)) + group.channels)
+            values = values + bias.reshape(
+                (1,) * (values.ndim - len(group.channels)) + group.channels
+            )
         case Mean():
             values = jnp.mean(*operands, axis=group.axes).reshape(group.shape)
         case Elementwise():

@@ -4,64 +4,66 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from jaxmini.compress.quantize import grid as grids
 from jaxmini.compress.quantize.evaluate import Float
-from jaxmini.compress.quantize.grid import Grid
-from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
-from jaxmini.compress.quantize.ranges import (
-    Ranges,
-    grids_of,
-    is_seen,
-    moving_average,
-    observed,
-    union,
+from jaxmini.compress.quantize.grid import (
+    Grid,
+    covering,
+    fake_quant,
+    fake_quant_average,
+    fake_quant_steps,
+    kernel_scale,
+    symmetric,
 )
+from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
+from jaxmini.compress.quantize.ranges import Ranges, is_seen, observed, union
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
 
 class FakeQuant(Float):
-    """The mode of inference: grids are those of the stored ranges."""
+    """The mode of inference: rounds onto the grids it is given."""
 
     def __init__(self, plan: Plan, variables: Variables, grids: Mapping[str, Grid]) -> None:
         super().__init__(plan, variables)
         self.grids = dict(grids)
 
     def activation(self, site: str, values: Array) -> Array:
-        return grids.fake_quant(values, self.grids[site])
+        return fake_quant(values, self.grids[site])
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
         kernel, bias = super().weight(group)
         input_scale = self.grids[self.plan.input_site(group)].scale
-        scale = grids.kernel_scale(kernel, bias, input_scale)
-        bias_scale = input_scale * scale
-        return (
-            grids.straight_through(kernel, jnp.round(kernel / scale) * scale),
-            grids.straight_through(bias, jnp.round(bias / bias_scale) * bias_scale),
-        )
+        scale = kernel_scale(kernel, bias, input_scale)
+        return fake_quant_steps(kernel, scale), fake_quant_steps(bias, input_scale * scale)
 
     def constant(self, group: Group, position: int) -> Array:
         values = super().constant(group, position)
-        return grids.fake_quant(values, self.constant_grid(group, values))
-
-    def constant_grid(self, group: Group, values: Array) -> Grid:
-        return self.grids[group.site] if isinstance(group, Move) else grids.symmetric(values)
+        # What is concatenated lies on the grid of the whole; any other constant has its own.
+        return fake_quant(
+            values, self.grids[group.site] if isinstance(group, Move) else symmetric(values)
+        )
 
     def average(self, group: AveragePool, values: Array) -> Array:
-        return grids.fake_quant_average(values, self.grids[group.site])
+        return fake_quant_average(values, self.grids[group.site])
 
 
 class Train(FakeQuant):
-    """The mode of training: rounds with the stored ranges, and notes what this batch's are in ``seen``.
+    """The mode of training: rounds onto the grids of the stored ranges, and notes the batch's in ``seen``.
 
-    A site that has seen nothing rounds with the range of the batch at hand.
+    A site that has seen no data before rounds with the range of the batch at hand.
     """
 
     def __init__(self, plan: Plan, variables: Variables, ranges: Ranges) -> None:
         super().__init__(plan, variables, plan.fixed)
-        self.ranges, self.seen = ranges, {}
+        self.ranges = ranges
+        self.seen: Ranges = {}
 
     def activation(self, site: str, values: Array) -> Array:
         if site not in self.plan.fixed:
-            self.see(site, observed(values))
+            seen, known = observed(values), self.ranges[site]
+            seen = union(self.seen[site], seen) if site in self.seen else seen
+            low, high = (
+                jnp.where(is_seen(known), known[end], seen[end]) for end in ("low", "high")
+            )
+            self.seen[site], self.grids[site] = seen, covering(low, high)
         return super().activation(site, values)

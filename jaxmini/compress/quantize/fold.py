@@ -59,7 +59,9 @@ def fold(
     """
     factor, shift = jnp.ones(channels, jnp.float32), jnp.zeros(channels, jnp.float32)
     for step in chain:
-        operand = jnp.float32(0) if step.operand is None else jnp.asarray(read(values, step.operand))
+        operand = (
+            jnp.float32(0) if step.operand is None else jnp.asarray(read(values, step.operand))
+        )
         rank = min(operand.ndim, len(channels))
         tail = operand.reshape(operand.shape[operand.ndim - rank :])
         factor, shift = step.after(factor, shift, jnp.broadcast_to(tail, channels))

@@ -4,19 +4,27 @@ The integer simulation and the exporters read this tree and nothing else: a scal
 differ in its last bit.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmini.compress.quantize import grid as grids
-from jaxmini.compress.quantize.grid import Grid
-
-if TYPE_CHECKING:
-    from jaxmini.compress.quantize.plan import Plan
+from jaxmini.compress.quantize.evaluate import Float
+from jaxmini.compress.quantize.grid import (
+    KERNEL_LIMIT,
+    Grid,
+    fake_quant,
+    fake_quant_average,
+    kernel_scale,
+    quantized,
+    symmetric,
+)
+from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
+from jaxmini.compress.quantize.ranges import grids_of
+from jaxmini.model import Variables
+from jaxmini.state import Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +63,9 @@ class FrozenConstant:
 
     @property
     def float_values(self) -> np.ndarray:
-        return np.asarray(grids.dequantized(self.values, self.grid))
+        """The numbers that the integers stand for, float32."""
+        steps = self.values.astype(np.float32) - np.float32(self.grid.zero_point)
+        return steps * np.float32(self.grid.scale)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,9 +75,123 @@ class Frozen:
     Attributes:
         grids: the grid of each site of the plan.
         kernels: the kernel of each ``Weighted`` group, by the group's name.
-        constants: the constant operands of the other groups, by ``constant_name(group name, position)``.
+        constants: the constant operands of the other groups, by ``operand_name(group, position)``.
     """
 
     grids: dict[str, Grid]
     kernels: dict[str, FrozenKernel]
     constants: dict[str, FrozenConstant]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as one flat dict of arrays, as ``numpy.savez`` takes it."""
+        flat = {}
+        for site, grid in self.grids.items():
+            flat |= _named(f"grids/{site}", grid._asdict())
+        for name, kernel in self.kernels.items():
+            flat |= _named(f"kernels/{name}", vars(kernel))
+        for name, constant in self.constants.items():
+            flat |= _named(
+                f"constants/{name}", {"values": constant.values, **constant.grid._asdict()}
+            )
+        return flat
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Frozen":
+        """What ``arrays`` was made of.
+
+        Raises:
+            ValueError: ``arrays`` holds something else.
+        """
+        trees: dict[str, dict[str, dict[str, np.ndarray]]] = {
+            "grids": {},
+            "kernels": {},
+            "constants": {},
+        }
+        for key in arrays:
+            kind, _, rest = key.partition("/")
+            name, _, field = rest.rpartition("/")
+            if kind not in trees or not name:
+                raise ValueError(f"Frozen: the array {key!r} is no part of a frozen network")
+            trees[kind].setdefault(name, {})[field] = arrays[key]
+        return cls(
+            {name: Grid(**fields) for name, fields in trees["grids"].items()},
+            {name: FrozenKernel(**fields) for name, fields in trees["kernels"].items()},
+            {
+                name: FrozenConstant(fields.pop("values"), Grid(**fields))
+                for name, fields in trees["constants"].items()
+            },
+        )
+
+
+def operand_name(group: Group, position: int) -> str:
+    """The name of a group's constant operand in ``Frozen.constants``."""
+    return f"{group.name}#{position}"
+
+
+def freeze(plan: Plan, variables: Variables) -> Frozen:
+    """The integers and grids of a trained quantized model.
+
+    Args:
+        plan: of the model; its batch size does not matter.
+        variables: with the collection ``quant``.
+
+    Raises:
+        ValueError: the ranges are not the plan's, or one has never seen data.
+    """
+    ranges = variables.get("quant", {})
+    floats = Float(plan, {name: tree for name, tree in variables.items() if name != "quant"})
+    grids = jax.tree.map(np.asarray, grids_of(plan, ranges))
+    kernels = {
+        group.name: _frozen_kernel(*floats.weight(group), grids[plan.input_site(group)].scale)
+        for group in plan.weighted
+    }
+    constants = {
+        operand_name(group, position): _frozen_constant(
+            floats.constant(group, position), grids[group.site] if isinstance(group, Move) else None
+        )
+        for group in plan.groups
+        for position, value in enumerate(group.inputs)
+        if plan.is_constant(value)
+    }
+    return Frozen(grids, kernels, constants)
+
+
+class Dequantized:
+    """The mode that runs frozen integers in floating point: fake quantization from the tree alone.
+
+    An exporter derives from it, and marks what passes instead of rounding it.
+    """
+
+    def __init__(self, plan: Plan, frozen: Frozen) -> None:
+        self.plan, self.frozen = plan, frozen
+
+    def activation(self, site: str, values: Array) -> Array:
+        return fake_quant(values, self.frozen.grids[site])
+
+    def weight(self, group: Weighted) -> tuple[Array, Array]:
+        kernel = self.frozen.kernels[group.name]
+        return jnp.asarray(kernel.float_kernel), jnp.asarray(kernel.float_bias)
+
+    def constant(self, group: Group, position: int) -> Array:
+        return jnp.asarray(self.frozen.constants[operand_name(group, position)].float_values)
+
+    def average(self, group: AveragePool, values: Array) -> Array:
+        return fake_quant_average(values, self.frozen.grids[group.site])
+
+
+def _frozen_kernel(kernel: Array, bias: Array, input_scale: np.ndarray) -> FrozenKernel:
+    scale = np.asarray(kernel_scale(kernel, bias, input_scale))
+    steps = np.round(np.asarray(kernel) / scale)
+    integers = np.clip(steps, -KERNEL_LIMIT, KERNEL_LIMIT).astype(np.int8)
+    bias_scale = np.float64(input_scale) * scale.astype(np.float64)
+    bias = np.round(np.asarray(bias, np.float64) / bias_scale).astype(np.int32)
+    return FrozenKernel(integers, scale, bias, input_scale)
+
+
+def _frozen_constant(values: Array, grid: Grid | None) -> FrozenConstant:
+    grid = jax.tree.map(np.asarray, symmetric(values) if grid is None else grid)
+    return FrozenConstant(np.asarray(quantized(values, grid)), grid)
+
+
+def _named(prefix: str, fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}/{name}": np.asarray(value) for name, value in fields.items()}

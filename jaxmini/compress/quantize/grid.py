@@ -47,7 +47,9 @@ def covering(low: Array, high: Array) -> Grid:
 
 def symmetric(values: Array) -> Grid:
     """The grid with zero point 0 that spans a constant's values, by its largest magnitude."""
-    return Grid(jnp.maximum(jnp.max(jnp.abs(values)), SMALLEST_KERNEL) * PER_KERNEL_STEP, np.int32(0))
+    return Grid(
+        jnp.maximum(jnp.max(jnp.abs(values)), SMALLEST_KERNEL) * PER_KERNEL_STEP, np.int32(0)
+    )
 
 
 def kernel_scale(kernel: Array, bias: Array, input_scale: Array) -> jax.Array:
@@ -81,6 +83,12 @@ def straight_through(values: Array, rounded: Array) -> jax.Array:
     return (values - lax.stop_gradient(values)) + lax.stop_gradient(rounded)
 
 
+def fake_quant_steps(values: Array, scale: Array) -> jax.Array:
+    """Values [..., O] rounded to whole steps of ``scale`` [O], ties to even; the gradient is 1."""
+    scale = scale.reshape((1,) * (values.ndim - 1) + (-1,))
+    return straight_through(values, jnp.round(values / scale) * scale)
+
+
 @jax.custom_jvp
 def fake_quant(values: Array, grid: Grid) -> jax.Array:
     """Values rounded onto the grid, ties to even; the gradient is 1 inside its range and 0 outside.
@@ -96,7 +104,9 @@ def fake_quant(values: Array, grid: Grid) -> jax.Array:
 def _fake_quant_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     values, grid = primals
     zero_point = jnp.float32(grid.zero_point)
-    inside = (values >= (LOW - zero_point) * grid.scale) & (values <= (HIGH - zero_point) * grid.scale)
+    inside = (values >= (LOW - zero_point) * grid.scale) & (
+        values <= (HIGH - zero_point) * grid.scale
+    )
     return fake_quant(values, grid), jnp.where(inside, tangents[0], 0.0)
 
 

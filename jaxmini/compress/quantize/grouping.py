@@ -160,7 +160,8 @@ class Grouping:
             self.tied[younger] = older
 
     def partners(self, root: str) -> tuple[str, ...]:
-        return tuple(s for s in dict.fromkeys(self.site_of.values()) if self.root(s) == root)
+        """The sites that were tied to ``root``."""
+        return tuple(site for site in self.tied if self.root(site) == root)
 
     def add(self, group: Group) -> None:
         """Append a group; its outputs lie on its site."""

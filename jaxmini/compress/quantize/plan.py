@@ -54,7 +54,8 @@ class Group:
     op: Op
 
     def __str__(self) -> str:
-        return self.op.name
+        """What the group does beyond what its name says."""
+        return ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,10 +93,8 @@ class Weighted(Group):
         return scaled(inputs, kernel)
 
     def __str__(self) -> str:
-        parts = ["scale" if self.kernel is None else self.op.name]
-        if self.chain:
-            parts.append("fold " + " ".join(step.name for step in self.chain))
-        return ", ".join(parts + [str(self.clamp)] * (self.clamp is not None))
+        folded = ["fold " + " ".join(step.name for step in self.chain)] * bool(self.chain)
+        return ", ".join(folded + [str(self.clamp)] * (self.clamp is not None))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +104,7 @@ class Elementwise(Group):
     clamp: Clamp | None
 
     def __str__(self) -> str:
-        return ", ".join([self.op.name] + [str(self.clamp)] * (self.clamp is not None))
+        return "" if self.clamp is None else str(self.clamp)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,7 +171,7 @@ class Plan:
         sites: the grids, by name; ``input`` is the first.
         site_of: the site of each value between groups.
         fixed: sites whose grid is given and not observed.
-        ties: for a site that several groups share, those groups' names.
+        ties: for a site that several groups share, the names of the others.
         weight_ops: the operations that depend on the variables alone.
     """
 
@@ -217,7 +216,10 @@ class Plan:
         wide = [max((len(row[k]) for row in rows), default=0) for k in range(2)]
         lines += [f"  {a:{wide[0]}}  {b:{wide[1]}}  {route}" for a, b, route in rows]
         lines += [f"  tied   {site} = {' = '.join(names)}" for site, names in self.ties.items()]
-        lines += [f"  fixed  {s}: scale {g.scale:.8g}, zero point {g.zero_point}" for s, g in self.fixed.items()]
+        lines += [
+            f"  fixed  {s}: scale {g.scale:.8g}, zero point {g.zero_point}"
+            for s, g in self.fixed.items()
+        ]
         return "\n".join(lines)
 
     def _route(self, group: Group) -> str:

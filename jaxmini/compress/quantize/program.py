@@ -5,7 +5,7 @@ Tracing sees every tensor of a model, the user's own included, and needs no chan
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import flax.errors
@@ -192,7 +192,9 @@ class _Flattening:
         for equation in jaxpr.eqns:
             path = "/".join(filter(None, (prefix, str(equation.source_info.name_stack))))
             operands = [value_of(atom) for atom in equation.invars]
-            names.update(zip(equation.outvars, self.equation(equation, operands, path), strict=True))
+            names.update(
+                zip(equation.outvars, self.equation(equation, operands, path), strict=True)
+            )
         return [value_of(atom) for atom in jaxpr.outvars]
 
     def equation(self, equation: Any, operands: list[Value], path: str) -> list[Value]:
@@ -201,7 +203,7 @@ class _Flattening:
         if name in INLINED or (name.startswith("custom_") and _has_product(_open(body))):
             return self.inline(_open(body), getattr(body, "consts", ()), operands, path)
         if name.startswith("custom_"):
-            name = params.get("name", name)
+            name = _function_name(_open(body)) or name
         outputs = tuple(self.new(var.aval) for var in equation.outvars)
         op = Op(name, path, tuple(operands), outputs, equation.primitive, params)
         if all(isinstance(value, Literal) for value in operands):
@@ -213,6 +215,11 @@ class _Flattening:
 
 def _open(jaxpr: Any) -> core.Jaxpr:
     return getattr(jaxpr, "jaxpr", jaxpr)
+
+
+def _function_name(jaxpr: core.Jaxpr) -> str | None:
+    """The name of the jitted function that is the whole of a body: ``relu`` in jax.nn.relu's."""
+    return jaxpr.eqns[0].params.get("name") if len(jaxpr.eqns) == 1 else None
 
 
 def _bodies(params: Mapping[str, Any]) -> Iterator[core.Jaxpr]:

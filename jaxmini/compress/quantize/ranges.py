@@ -4,7 +4,6 @@
 is 0 to 0.
 """
 
-from collections.abc import Mapping
 from typing import TypeAlias
 
 import jax
@@ -65,7 +64,9 @@ def grids_of(plan: Plan, ranges: Ranges) -> dict[str, Grid]:
             can be told of numbers only: under jit, grad and pmap it is not checked.
     """
     check(plan, ranges)
-    covering = {site: grids.covering(ranges[site]["low"], ranges[site]["high"]) for site in plan.observed}
+    covering = {
+        site: grids.covering(ranges[site]["low"], ranges[site]["high"]) for site in plan.observed
+    }
     return {**plan.fixed, **covering}
 
 

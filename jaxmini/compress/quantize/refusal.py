@@ -25,7 +25,9 @@ def refuse(op: Op, reason: str | None = None, remedy: str | None = None) -> NoRe
     """Raise the ValueError that says why ``op`` cannot be quantized."""
     where = f"the module {op.path}" if op.path else "the model"
     reason = reason or f"the operation {op.name!r} has no int8 form"
-    remedy = remedy or REMEDIES.get(op.name, "compute it outside the quantized model, or replace it")
+    remedy = remedy or REMEDIES.get(
+        op.name, "compute it outside the quantized model, or replace it"
+    )
     raise ValueError(f"quantize: {reason} ({op.name!r} in {where}): {remedy}")
 
 

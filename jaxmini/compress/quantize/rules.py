@@ -87,9 +87,7 @@ def _arithmetic(grouping: Grouping, op: Op) -> None:
         chain, value = grouping.absorb_chain(op.outputs[0], shape[-1:])
         clamp, value = grouping.absorb_clamp(value)
         name, chain = grouping.name(op, "scale"), (step, *chain)
-        scaling = Weighted(
-            name, name, (sources[0],), (value,), op, None, chain, shape[-1:], clamp
-        )
+        scaling = Weighted(name, name, (sources[0],), (value,), op, None, chain, shape[-1:], clamp)
         grouping.add(scaling)
         return
     if op.name not in ("add", "sub", "mul"):
@@ -159,9 +157,7 @@ def _move(grouping: Grouping, op: Op) -> None:
 def _concatenate(grouping: Grouping, op: Op) -> None:
     """All that is joined, and the result, share one grid."""
     inputs = grouping.inputs(op)
-    first, *others = (
-        grouping.site_of[value] for value in inputs if grouping.is_activation(value)
-    )
+    first, *others = (grouping.site_of[value] for value in inputs if grouping.is_activation(value))
     for site in others:
         grouping.tie(first, site)
     grouping.add(Move(grouping.name(op), first, inputs, op.outputs, op))

@@ -84,7 +84,7 @@ class FileResult:
         accuracy: of the file's own answers on the test split, in 0..1.
         agreement: share of test pictures on which file and network answer the same, in 0..1.
         latency_ms: median time of one picture.
-        latency_spread: interquartile range of those times, in ms.
+        latency_spread: from the 10th to the 90th percentile of those times, in ms.
         ops: how many of each operation it holds.
         checks: what was compared, and the finding (``"56,250 compared, 0 differ"``).
         gates: the bounds it was held to.

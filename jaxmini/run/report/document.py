@@ -44,7 +44,7 @@ def _file(file: FileResult) -> list[str]:
     if file.latency_ms is not None:
         spread = quantity.milliseconds(file.latency_spread, 2)
         median = quantity.milliseconds(file.latency_ms)
-        facts.append(f"latency of one picture: median {median}, interquartile range {spread}")
+        facts.append(f"latency of one picture: median {median}, 10th to 90th percentile {spread}")
     facts += [f"{escape(name)}: {escape(found)}" for name, found in file.checks.items()]
     facts += [
         f"gate {escape(gate.name)} {'passed' if gate.passed else '**failed**'}"

@@ -1,6 +1,5 @@
 """Figures: learning curves, what accuracy costs, and the confusion matrix, as SVG elements."""
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -11,14 +10,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from jaxmini.run.report import quantity, svg
 from jaxmini.run.report.content import Curve, FileResult, Report, StageResult
-from jaxmini.run.report.svg import ACCENT, INK, MUTED, ON_ACCENT
+from jaxmini.run.report.svg import ACCENT, INK, MUTED
 
 CURVE_SIZE = (330, 190)
-COST_SIZE = (460, 300)
+COST_SIZE = (410, 320)
 CONFUSION_SIZE = 440
 MANY_CLASSES = 20  # above, a confusion matrix has no room for its counts
 LONGEST_LABEL = 14
 LONGEST_NAME = 26
+STRONGEST = 0.5  # of a cell: in light and in dark, a count can still be read on it
+LETTER = 7.0  # about the width of one, in pixels
 _LABEL_GAP = 14.0
 
 
@@ -66,7 +67,7 @@ def confusion(report: Report, name: str) -> str | None:
 
     def paint(figure: Figure) -> None:
         labels = [_shorten(label, LONGEST_LABEL) for label in report.labels]
-        room = 34 + 7.0 * max(map(len, labels)) if classes <= MANY_CLASSES else 60
+        room = 34 + LETTER * max(map(len, labels)) if classes <= MANY_CLASSES else 60
         size = (CONFUSION_SIZE, CONFUSION_SIZE)
         axes = _axes(figure, size, left=room, right=8, bottom=room, top=8)
         _paint_cells(axes, report.confusion)
@@ -93,7 +94,7 @@ def _cost(
     says = [f"{f.name}: {quantity.percent(f.accuracy)}, {write(measure(f))}" for f in files]
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, COST_SIZE, left=52, right=104, bottom=46, top=14)
+        axes = _axes(figure, COST_SIZE, left=48, right=98, bottom=46, top=14)
         low, high = _accuracy_limits([x.accuracy for x in (*files, *stages)])
         axes.set_ylim(low, high)
         _set_log_axis(axes, [measure(file) for file in files], write)
@@ -155,23 +156,33 @@ def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions moved apart to at least ``gap``, as little as is needed, kept in ``low..high``.
+    """Positions moved apart to at least ``gap``, by the least sum of squares, within ``low..high``.
 
     Where there is no room for all, the gap gives way.
     """
     if not positions:
         return []
-    gap = min(gap, (high - low) / max(len(positions) - 1, 1))
+    last = len(positions) - 1
+    gap = min(gap, (high - low) / max(last, 1))
     order = sorted(range(len(positions)), key=lambda index: positions[index])
-    moved = [min(max(positions[index], low), high) for index in order]
-    for _ in range(len(moved) ** 2):
-        for i, j in itertools.pairwise(range(len(moved))):
-            lack = gap - (moved[j] - moved[i])
-            if lack > 0:
-                down = min(lack / 2, moved[i] - low)
-                moved[i], moved[j] = moved[i] - down, min(moved[j] + lack - down, high)
-    placed = dict(zip(order, moved, strict=True))
+    # Less gap times rank, "at least a gap apart" reads "not falling".
+    levels = _not_falling([positions[index] - gap * rank for rank, index in enumerate(order)])
+    moved = [min(max(level, low), high - gap * last) for level in levels]
+    placed = {index: moved[rank] + gap * rank for rank, index in enumerate(order)}
     return [placed[index] for index in range(len(positions))]
+
+
+def _not_falling(values: Sequence[float]) -> list[float]:
+    """The nearest sequence that does not fall (pool adjacent violators; Ayer et al., 1955)."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        mean, size = value, 1
+        while pools and pools[-1][0] > mean:
+            before, number = pools.pop()
+            mean = (before * number + mean * size) / (number + size)
+            size += number
+        pools.append((mean, size))
+    return [mean for mean, size in pools for _ in range(size)]
 
 
 def _paint_stages(axes: Axes, stages: Sequence[StageResult]) -> None:
@@ -191,27 +202,24 @@ def _paint_stages(axes: Axes, stages: Sequence[StageResult]) -> None:
 
 
 def _paint_files(axes: Axes, files: Sequence[FileResult], values: Sequence[float]) -> None:
-    accuracies = [file.accuracy for file in files]
-    axes.plot(values, accuracies, "o", color=ACCENT, markersize=8, zorder=3, clip_on=False)
-    middle = axes.bbox.x0 + axes.bbox.width / 2
-    places = axes.transData.transform(list(zip(values, accuracies, strict=True))).tolist()
-    for is_left in (True, False):
-        side = [
-            (file, x, y)
-            for file, (x, y) in zip(files, places, strict=True)
-            if (x < middle) is is_left
-        ]
-        heights = spread([y for _, _, y in side], _LABEL_GAP, axes.bbox.y0 + 8, axes.bbox.y1)
-        for (file, x, _), height in zip(side, heights, strict=True):
-            axes.annotate(
-                _shorten(file.name, LONGEST_NAME),
-                (x, height),
-                (10 if is_left else -10, 0),
-                xycoords="figure pixels",
-                textcoords="offset pixels",
-                ha="left" if is_left else "right",
-                va="center",
-            )
+    points = list(zip(values, [file.accuracy for file in files], strict=True))
+    axes.plot(*zip(*points, strict=True), "o", color=ACCENT, markersize=8, zorder=5, clip_on=False)
+    places = axes.transData.transform(points).tolist()
+    # One list of heights for all: a name never covers another, whichever side of its dot it is on.
+    heights = spread([y for _, y in places], _LABEL_GAP, axes.bbox.y0 + 8, axes.bbox.y1)
+    for file, point, (x, _), height in zip(files, points, places, heights, strict=True):
+        name = _shorten(file.name.removesuffix(".tflite"), LONGEST_NAME)
+        has_room = x + 18 + LETTER * len(name) < axes.bbox.x1
+        axes.annotate(
+            name,
+            point,
+            (x + (18 if has_room else -18), height),
+            textcoords="figure pixels",
+            ha="left" if has_room else "right",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.75, "shrinkB": 4},
+        )
 
 
 def _paint_cells(axes: Axes, counts: Sequence[Sequence[int]]) -> None:
@@ -220,12 +228,11 @@ def _paint_cells(axes: Axes, counts: Sequence[Sequence[int]]) -> None:
         for predicted, number in enumerate(row):
             if number:
                 is_right = truth == predicted
-                strength = 0.10 if is_right else 0.2 + 0.8 * number / most
+                strength = 0.1 if is_right else 0.15 + (STRONGEST - 0.15) * number / most
                 _paint_cell(axes, (predicted, truth), number, strength, is_right)
                 if len(counts) <= MANY_CLASSES:
-                    ink = ON_ACCENT if not is_right and strength > 0.55 else INK
                     place = (predicted + 0.5, truth + 0.5)
-                    axes.text(*place, str(number), ha="center", va="center", color=ink)
+                    axes.text(*place, str(number), ha="center", va="center")
 
 
 def _paint_cell(

@@ -49,9 +49,10 @@ def paths(nodes: Sequence[Node]) -> tuple[str, ...]:
     for row, node in enumerate(nodes):
         for source in node.sources:
             (x0, y0), (x1, y1) = place(nodes[source].lane, source), place(node.lane, row)
-            turn = y1 - ROW // 2 - RADIUS
+            turn = y1 - ROW + 2 * RADIUS
+            middle = (turn + y1) // 2
             straight = f"M{x0} {y0}V{y1}"
-            bend = f"M{x0} {y0}V{turn}C{x0} {y1} {x1} {turn} {x1} {y1}"
+            bend = f"M{x0} {y0}V{turn}C{x0} {middle} {x1} {middle} {x1} {y1}"
             lines.append(straight if x0 == x1 else bend)
     return tuple(lines)
 

@@ -52,9 +52,13 @@ def operations(file: FileResult) -> Table:
 
 
 def headline(report: Report) -> FileResult | None:
-    """The file the outcome is about: the smallest of those that were evaluated."""
+    """The file the outcome is about: the smallest that was evaluated and kept its bounds.
+
+    If none kept them, the smallest that was evaluated.
+    """
     measured = [file for file in report.files if file.accuracy is not None]
-    return min(measured, key=lambda file: file.bytes, default=None)
+    kept = [file for file in measured if all(gate.passed for gate in file.gates)]
+    return min(kept or measured, key=lambda file: file.bytes, default=None)
 
 
 def outcome(report: Report) -> str:

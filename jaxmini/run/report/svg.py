@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 
 Drawn = TypeVar("Drawn")
 
-INK, MUTED, LINE, ACCENT, ON_ACCENT = "#010f01", "#010f02", "#010f03", "#010f04", "#010f05"
+INK, MUTED, LINE, ACCENT = "#010f01", "#010f02", "#010f03", "#010f04"
 VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     LINE: "var(--line)",
     ACCENT: "var(--accent)",
-    ON_ACCENT: "var(--on-accent)",
 }
 UNIT = 72  # units an inch: one unit of a figure is one CSS pixel
 FONT_SIZE = 11.5
@@ -119,4 +118,6 @@ def _restyle(key: str, value: str, name: str) -> str:
     value = value.replace("url(#", f"url(#{name}-")
     for sentinel, variable in VARIABLES.items():
         value = value.replace(sentinel, variable)
-    return re.sub(r"font: (?:\w+ )?([\d.]+px) [^;]*", r"font-size: \1", value)
+    # matplotlib writes the font in one piece or in two; the size stays, the family is the page's.
+    value = re.sub(r"\bfont: (?:\w+ )?([\d.]+px) [^;]*", r"font-size: \1", value)
+    return re.sub(r"font-family: [^;]*(; )?", "", value)

@@ -35,7 +35,9 @@ def logits(seed, shape=(4, 6), scale=3.0):
 
 @jax.jit
 def rows_and_gradients(student, teacher, temperature):
-    rows, back = jax.vjp(functools.partial(kl_divergence, temperature=temperature), student, teacher)
+    rows, back = jax.vjp(
+        functools.partial(kl_divergence, temperature=temperature), student, teacher
+    )
     return rows, back(jnp.ones_like(rows))
 
 
@@ -173,7 +175,9 @@ def test_a_fully_padded_batch_gives_zero():
 def test_unlabelled_rows_are_distilled_too():
     student, teacher = logits(10)
     batch = {"label": jnp.full(4, -1, jnp.int32)}
-    np.testing.assert_array_equal(mean_loss(student, teacher, batch=batch), mean_loss(student, teacher))
+    np.testing.assert_array_equal(
+        mean_loss(student, teacher, batch=batch), mean_loss(student, teacher)
+    )
 
 
 def test_metrics_are_the_value_and_the_agreement():

@@ -1,4 +1,4 @@
-"""Folder: the three files of a report, written so that a reader never meets half of one."""
+"""Storage: the three files of a report, written so that a reader never meets half of one."""
 
 import json
 import os

@@ -1,8 +1,10 @@
-"""A made-up report, for tests only: none of its figures was measured."""
+"""The sample: a made-up report for tests only, none of its figures was measured."""
 
+import hashlib
 import math
 
 import numpy as np
+import pytest
 
 from jaxmini.run.report.content import (
     Agreement,
@@ -138,10 +140,11 @@ def provenance() -> tuple[Link, ...]:
         "int8-jax2tf.tflite": ("int8",),
         "int8-litert.tflite": ("int8",),
     }
-    digests = {name: f"{(i + 3) ** 40 % 2**256:064x}" for i, name in enumerate(made)}
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in made}
     return tuple(Link(name, digests[name], sources) for name, sources in made.items())
 
 
+@pytest.fixture(scope="session")
 def sample() -> Report:
     """The whole report."""
     return Report(

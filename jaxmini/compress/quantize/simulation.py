@@ -1,0 +1,166 @@
+"""Simulation: the frozen network in integers, with the roundings of XNNPACK's kernels, bit for bit.
+
+XNNPACK is what LiteRT runs on CPUs. Values are carried as ``q - zero_point`` in float32, which holds such
+integers exactly; sums that may pass 2**24 are made in parts and added as int32.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
+from jaxmini.compress.quantize.grid import HIGH, LOW, Grid, quantized
+from jaxmini.compress.quantize.plan import (
+    INPUT,
+    AveragePool,
+    Clamp,
+    Elementwise,
+    Group,
+    Mean,
+    Move,
+    Plan,
+    Rectifier,
+    Weighted,
+)
+from jaxmini.state import Array
+
+EXACT = 2**24  # float32 holds every integer up to here
+ADD_BITS = 20  # the larger multiplier of XNNPACK's addition is in [2**20, 2**21)
+
+
+def simulate(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
+    """What the integer file computes, int8 of the shape of the plan's output.
+
+    The plan and the frozen tree are constants of the computation; for many batches of one shape, compile
+    ``jax.jit(functools.partial(simulate, plan, frozen))`` once.
+
+    Args:
+        inputs: of the shape the plan was made for: int8 on the input's grid, or float32.
+    """
+    grid = frozen.grids[INPUT]
+    integers = inputs if inputs.dtype == jnp.int8 else quantized(inputs, grid)
+    values = {plan.program.input: _centred(integers, grid)}
+    for group in plan.groups:
+        kernels = _Integers(plan, frozen, group)
+        operands = [kernels.operand(values, position) for position in range(len(group.inputs))]
+        values.update(zip(group.outputs, kernels(*operands), strict=True))
+    output = values[plan.output] + jnp.float32(frozen.grids[plan.output_site].zero_point)
+    return output.astype(jnp.int8)
+
+
+class _Integers:
+    """One group in integers."""
+
+    def __init__(self, plan: Plan, frozen: Frozen, group: Group) -> None:
+        self.plan, self.frozen, self.group = plan, frozen, group
+        self.grid = frozen.grids[group.site]
+
+    def operand(self, values: dict[int, Array], position: int) -> Array:
+        value = self.group.inputs[position]
+        if not self.plan.is_constant(value):
+            return values[value]
+        constant = self.constant(position)
+        return _centred(constant.values, constant.grid)
+
+    def constant(self, position: int) -> FrozenConstant:
+        return self.frozen.constants[operand_name(self.group, position)]
+
+    def scale(self, position: int) -> np.float32:
+        """The scale of an operand."""
+        value = self.group.inputs[position]
+        constant = self.plan.is_constant(value)
+        grid = (
+            self.constant(position).grid
+            if constant
+            else self.frozen.grids[self.plan.site_of[value]]
+        )
+        return np.float32(grid.scale)
+
+    def __call__(self, *operands: Array) -> list[Array]:
+        group = self.group
+        match group:
+            case Move():
+                return group.move(*operands)
+            case AveragePool():
+                return [self.average(group.window_sum(*operands))]
+            case Rectifier():
+                (values,) = operands
+            case Weighted():
+                values = self.weighted(*operands)
+            case Mean():
+                values = self.mean(*operands)
+            case Elementwise():
+                values = self.product(*operands) if group.op.name == "mul" else self.sum(*operands)
+        return [_clamped(values, getattr(group, "clamp", None), self.grid)]
+
+    def rounded(self, values: Array) -> Array:
+        """Nearest integers, ties to even, held to the grid."""
+        zero_point = jnp.float32(self.grid.zero_point)
+        return jnp.clip(jnp.round(values), LOW - zero_point, HIGH - zero_point)
+
+    def weighted(self, inputs: Array) -> Array:
+        frozen = self.frozen.kernels[self.group.name]
+        channels = self.group.channels
+        total = jnp.int32(0)
+        for part in _exact_parts(frozen.kernel):
+            total = total + self.group.product(inputs, jnp.asarray(part)).astype(jnp.int32)
+        row = (1,) * (total.ndim - len(channels)) + channels
+        total = total + frozen.bias.reshape(row)
+        multiplier = frozen.input_scale * frozen.scale / self.grid.scale
+        return self.rounded(total.astype(jnp.float32) * multiplier.reshape(row))
+
+    def mean(self, inputs: Array) -> Array:
+        total = jnp.sum(inputs.astype(jnp.int32), axis=self.group.axes).reshape(self.group.shape)
+        multiplier = self.scale(0) / (np.float32(self.group.count) * self.grid.scale)
+        return self.rounded(total.astype(jnp.float32) * multiplier)
+
+    def average(self, total: Array) -> Array:
+        """Integer division with ties away from zero, of sums of q itself."""
+        count = self.group.count
+        total = total.astype(jnp.int32) + jnp.int32(self.grid.zero_point * count)
+        half = jnp.where(total > 0, jnp.int32(count // 2), jnp.int32(-(count // 2)))
+        return self.rounded(
+            (lax.div(total + half, jnp.int32(count)) - self.grid.zero_point).astype(jnp.float32)
+        )
+
+    def product(self, first: Array, second: Array) -> Array:
+        multiplier = self.scale(0) * self.scale(1) / self.grid.scale
+        return self.rounded(_apply(self.group, first, second) * multiplier)
+
+    def sum(self, first: Array, second: Array) -> Array:
+        """XNNPACK's fixed-point addition: 21-bit multipliers, one shift, ties up."""
+        ratios = [self.scale(position) / self.grid.scale for position in range(2)]
+        shift = ADD_BITS - int(np.floor(np.log2(max(ratios))))
+        multipliers = [int(np.rint(np.ldexp(np.float64(ratio), shift))) for ratio in ratios]
+        terms = (v.astype(jnp.int32) * m for v, m in zip((first, second), multipliers, strict=True))
+        total = _apply(self.group, *terms) + (1 << (shift - 1))
+        return self.rounded(lax.shift_right_arithmetic(total, jnp.int32(shift)).astype(jnp.float32))
+
+
+def _apply(group: Group, *operands: Array) -> Array:
+    return group.op.bind(*operands)[0]
+
+
+def _centred(integers: Array, grid: Grid) -> Array:
+    return jnp.float32(integers) - jnp.float32(grid.zero_point)
+
+
+def _clamped(values: Array, clamp: Clamp | None, grid: Grid) -> Array:
+    if clamp is None:
+        return values
+    return jnp.clip(values, 0.0, min(clamp.high / float(grid.scale), 2.0 * HIGH + 1).__round__())
+
+
+def _exact_parts(kernel: np.ndarray) -> list[np.ndarray]:
+    """Kernels [..., I, O] that add up to ``kernel``, each small enough for exact sums in float32."""
+    rows, count = np.arange(kernel.shape[-2]), 1
+    while True:
+        parts = [np.where((rows % count == i)[:, None], kernel, 0) for i in range(count)]
+        sums = [np.abs(p.astype(np.int64)).reshape(-1, p.shape[-1]).sum(0).max() for p in parts]
+        if max(sums) * (HIGH - LOW) <= EXACT:
+            return [part.astype(np.float32) for part in parts]
+        if count >= len(rows):
+            raise ValueError(
+                f"simulate: a window of {kernel.shape[:-2]} is too large for exact sums"
+            )
+        count *= 2

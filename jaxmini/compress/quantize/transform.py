@@ -1,0 +1,183 @@
+"""Quantize: Model -> Model that trains in the integers it will run in; calibration of its ranges.
+
+The forward pass of training is that of inference with every rounding of the integer file in it: BatchNorm
+uses its running statistics, which stay as they are, and dropout is off (Jacob et al., 2018).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+
+from jaxmini.compress.quantize import rules
+from jaxmini.compress.quantize.evaluate import evaluate
+from jaxmini.compress.quantize.fake import FakeQuant, Train
+from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
+from jaxmini.compress.quantize.plan import Plan
+from jaxmini.compress.quantize.program import trace
+from jaxmini.compress.quantize.ranges import (
+    Observe,
+    Ranges,
+    grids_of,
+    moving_average,
+    union,
+    unseen,
+)
+from jaxmini.model import Model, Variables
+from jaxmini.state import Array, PyTree
+
+COLLECTION = "quant"
+
+
+@dataclasses.dataclass(frozen=True)
+class int8:
+    """8-bit activations, one asymmetric grid a tensor; 8-bit kernels, one symmetric grid a channel.
+
+    Attributes:
+        momentum: of the moving average of ranges in training, 0..1; 1 leaves them as calibrated.
+    """
+
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"int8: momentum is {self.momentum}, expected 0..1")
+
+
+def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = None) -> Model:
+    """The model with every tensor rounded as the integer file will round it, straight-through in training.
+
+    ``init`` adds the collection ``quant`` of ranges, all 0 until ``calibrate`` or training has seen data.
+    ``apply(..., train=True)`` updates them, and leaves every other collection as it is.
+
+    Args:
+        model: from one array to one array (logits), in float32. Its convolutions, BatchNorms and whatever
+            else it is made of stay untouched: the traced program is quantized.
+        input_grid: the grid of the input where it is known, as that of normalised pixels; else observed.
+
+    Raises:
+        ValueError: the model is quantized already. At ``init`` or ``apply``: it holds an operation that
+            has no int8 form, or uses batch statistics in inference.
+    """
+    if is_quantized(model):
+        raise ValueError("quantize: the model is quantized already: quantize the float model, once")
+    grid = None if input_grid is None else _checked(input_grid)
+    return Model(
+        functools.partial(_init, model, grid), functools.partial(_apply, model, scheme, grid)
+    )
+
+
+def is_quantized(model: Model) -> bool:
+    """Whether the model was made by ``quantize``."""
+    return isinstance(model.apply, functools.partial) and model.apply.func is _apply
+
+
+def make_plan(
+    model: Model, variables: Variables, inputs: PyTree, input_grid: Grid | None = None
+) -> Plan:
+    """The plan of a model for inputs of one shape; only shapes and dtypes are read, and plans are kept.
+
+    Args:
+        model: a float model, or one that ``quantize`` made (its own input grid is taken then).
+        variables: of that model; a collection ``quant`` is left out.
+        inputs: [B, H, W, C], an array or a ShapeDtypeStruct.
+
+    Raises:
+        ValueError: as ``quantize``.
+    """
+    if is_quantized(model):
+        model, _, input_grid = model.apply.args
+    grid = None if input_grid is None else _checked(input_grid)
+    leaves, tree = jax.tree.flatten((_without_ranges(variables), inputs))
+    types = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
+    return _plan(model, tree, types, grid)
+
+
+def calibrate(model: Model, variables: Variables, batches: Iterable[Array]) -> Variables:
+    """The variables with ranges that hold all that the float model computes on ``batches``.
+
+    Args:
+        model: made by ``quantize``.
+        variables: its variables; the ranges they hold are forgotten.
+        batches: inputs as the model takes them, [B, H, W, C] float32.
+
+    Raises:
+        ValueError: the model is not quantized, or there is no batch.
+    """
+    if not is_quantized(model):
+        raise ValueError("calibrate: the model has no ranges: give it quantize(model)")
+    observe, ranges = jax.jit(functools.partial(_observe, model)), None
+    for batch in batches:
+        seen = observe(_without_ranges(variables), batch)
+        ranges = seen if ranges is None else {s: union(ranges[s], r) for s, r in seen.items()}
+    if ranges is None:
+        raise ValueError("calibrate: there are no batches to see")
+    return {**variables, COLLECTION: ranges}
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(model: Model, tree: jax.tree_util.PyTreeDef, types: tuple, grid: Grid | None) -> Plan:
+    leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
+    variables, inputs = jax.tree.unflatten(tree, leaves)
+    return rules.group(trace(model, variables, inputs), grid)
+
+
+def _init(model: Model, grid: Grid | None, key: jax.Array, inputs: PyTree) -> Variables:
+    variables = model.init(key, inputs)
+    if COLLECTION in variables:
+        raise ValueError(
+            "quantize: a part of the model is quantized already: quantize the whole, once"
+        )
+    return {**variables, COLLECTION: unseen(make_plan(model, variables, inputs, grid))}
+
+
+def _apply(
+    model: Model,
+    scheme: int8,
+    grid: Grid | None,
+    variables: Variables,
+    inputs: PyTree,
+    *,
+    train: bool = False,
+    key: jax.Array | None = None,
+) -> tuple[Array, Variables]:
+    floats, ranges = _without_ranges(variables), _ranges(variables)
+    plan = make_plan(model, floats, inputs, grid)
+    if not train:
+        return evaluate(plan, FakeQuant(plan, floats, grids_of(plan, ranges)), inputs), {}
+    hooks = Train(plan, floats, ranges)
+    outputs = evaluate(plan, hooks, inputs)
+    return outputs, {
+        COLLECTION: {
+            s: moving_average(r, hooks.seen[s], scheme.momentum) for s, r in ranges.items()
+        }
+    }
+
+
+def _observe(model: Model, variables: Variables, inputs: PyTree) -> Ranges:
+    plan = make_plan(model, variables, inputs)
+    hooks = Observe(plan, variables)
+    evaluate(plan, hooks, inputs)
+    return hooks.seen
+
+
+def _without_ranges(variables: Variables) -> Variables:
+    return {name: tree for name, tree in variables.items() if name != COLLECTION}
+
+
+def _ranges(variables: Variables) -> Ranges:
+    if COLLECTION in variables:
+        return variables[COLLECTION]
+    raise ValueError(
+        f"quantize: the variables hold {sorted(variables)} and no {COLLECTION!r}: take it from init of "
+        "the quantized model, then calibrate"
+    )
+
+
+def _checked(grid: Grid) -> Grid:
+    scale, zero_point = np.float32(grid.scale), int(grid.zero_point)
+    if not (scale > 0 and LOW <= zero_point <= HIGH and zero_point == grid.zero_point):
+        raise ValueError(f"{grid}: expected a scale > 0 and an integer zero point in {LOW}..{HIGH}")
+    return Grid(scale, np.int32(zero_point))

@@ -1,0 +1,121 @@
+"""Correspondence: which operator of a file computes which group of the plan.
+
+Plan and file are walked side by side, along the data. No name is compared, so it does not matter which
+converter wrote the file, nor in what order it put branches.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.plan import (
+    AveragePool,
+    Elementwise,
+    Group,
+    Mean,
+    Move,
+    Plan,
+    Rectifier,
+    Weighted,
+)
+from jaxmini.compress.quantize.program import Value
+from jaxmini.export.constraints import CHANNEL_AXIS
+from jaxmini.export.flatbuffer import File, Op
+
+# The operators that each kind of group becomes. Operators of no kind move numbers.
+OPERATORS: Mapping[type[Group], frozenset[str]] = {
+    Weighted: frozenset(CHANNEL_AXIS),
+    Elementwise: frozenset({"ADD", "SUB", "MUL"}),
+    Mean: frozenset({"MEAN"}),
+    AveragePool: frozenset({"AVERAGE_POOL_2D"}),
+    Rectifier: frozenset({"RELU", "RELU6"}),
+}
+COMPUTING = frozenset().union(*OPERATORS.values())
+
+# Where numbers were computed: everything that only moves them leads back there. A concatenation has many.
+Roots = tuple[int, ...]
+
+
+class Correspondence(NamedTuple):
+    """A plan beside a file.
+
+    Attributes:
+        pairs: every group that computes, and its operator; None where the file has none.
+        extra: operators that compute and belong to no group.
+        output_agrees: whether the file's output comes from where the plan's does.
+    """
+
+    pairs: list[tuple[Group, Op | None]]
+    extra: list[Op]
+    output_agrees: bool
+
+
+def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
+    """Which operator computes which group.
+
+    Where several operators read the same tensor (parallel branches), a group takes the one that holds its
+    kernel; where none does, the first whose kernel has its size, so that the difference can be told.
+
+    Args:
+        file: of integers.
+        plan: for a batch of one.
+        frozen: holds the kernels that tell parallel branches apart.
+    """
+    walk = _Walk(file)
+    roots: dict[Value, Roots] = {plan.program.input: (file.inputs[0],)}
+    pairs: list[tuple[Group, Op | None]] = []
+    for group in plan.groups:
+        sources = [roots[value] for value in group.inputs if not plan.is_constant(value)]
+        if isinstance(group, Move):
+            left = tuple(root for source in sources for root in source)
+        else:
+            op = walk.take(group, sources, frozen)
+            pairs.append((group, op))
+            left = () if op is None else (op.outputs[0],)
+        roots |= dict.fromkeys(group.outputs, left)
+    output_agrees = walk.roots(file.outputs[0]) == roots[plan.output]
+    return Correspondence(pairs, walk.left, output_agrees)
+
+
+def kernel_of(file: File, op: Op) -> np.ndarray:
+    """The integers of an operator's kernel with the output channels last, as JAX has them."""
+    return np.moveaxis(file.tensors[op.inputs[1]].data, CHANNEL_AXIS[op.name], -1)
+
+
+class _Walk:
+    """The file's side: ``left`` are the operators that compute and have no group yet."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.producers = {index: op for op in file.ops for index in op.outputs}
+        self.left = [op for op in file.ops if op.name in COMPUTING]
+
+    def take(self, group: Group, sources: list[Roots], frozen: Frozen) -> Op | None:
+        names = OPERATORS[type(group)]
+        fed = [op for op in self.left if op.name in names and self.sources(op) == sorted(sources)]
+        if isinstance(group, Weighted) and len(fed) > 1:
+            kernel = frozen.kernels[group.name].kernel
+            fed = [op for op in fed if self.file.tensors[op.inputs[1]].data.size == kernel.size]
+            fed.sort(
+                key=lambda op: not np.array_equal(kernel_of(self.file, op).ravel(), kernel.ravel())
+            )
+        if not fed:
+            return None
+        self.left.remove(fed[0])
+        return fed[0]
+
+    def sources(self, op: Op) -> list[Roots]:
+        """Where the numbers an operator computes with come from, sorted: sums may be swapped."""
+        operands = op.inputs if op.name in OPERATORS[Elementwise] else op.inputs[:1]
+        return sorted(
+            self.roots(index) for index in operands if self.file.tensors[index].data is None
+        )
+
+    def roots(self, tensor: int) -> Roots:
+        producer = self.producers.get(tensor)
+        if producer is None or producer.name in COMPUTING:
+            return (tensor,)
+        moved = [i for i in producer.inputs if i >= 0 and self.file.tensors[i].data is None]
+        return tuple(root for index in moved for root in self.roots(index))

@@ -1,0 +1,117 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxmini.export import Artifact, load, predict, save
+from jaxmini.export.artifact import MANIFEST, VARIABLES
+from jaxmini.model import Model, from_linen
+
+
+def test_saved_and_loaded_artifact_answers_alike(
+    integer_artifact: Artifact, images: np.ndarray, tmp_path: Path
+):
+    save(integer_artifact, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.labels == integer_artifact.labels
+    assert loaded.normalization == integer_artifact.normalization
+    assert loaded.input_shape == integer_artifact.input_shape
+    assert loaded.provenance == integer_artifact.provenance
+    assert jax.tree.structure(loaded.variables) == jax.tree.structure(integer_artifact.variables)
+    for ours, theirs in zip(
+        jax.tree.leaves(integer_artifact.variables), jax.tree.leaves(loaded.variables), strict=True
+    ):
+        assert theirs.dtype == ours.dtype
+        np.testing.assert_array_equal(theirs, ours)
+    np.testing.assert_array_equal(predict(loaded)(images), predict(integer_artifact)(images))
+
+
+def test_predict_normalizes_pixels(float_artifact: Artifact, images: np.ndarray):
+    inputs = float_artifact.normalization(jnp.asarray(images))
+    expected, _ = float_artifact.model.apply(float_artifact.variables, inputs)
+    logits = predict(float_artifact)(images)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_predict_refuses_images_of_another_kind(float_artifact: Artifact, images: np.ndarray):
+    with pytest.raises(ValueError, match=r"uint8 images \[B, 8, 8, 3\], got float32"):
+        predict(float_artifact)(images.astype(np.float32))
+    with pytest.raises(ValueError, match=r"got uint8\[40, 4, 8, 3\]"):
+        predict(float_artifact)(images[:, :4])
+
+
+@pytest.mark.parametrize("name", [VARIABLES, MANIFEST])
+@pytest.mark.parametrize("place", [0.3, 0.7])
+def test_flipped_byte_is_refused_by_name(
+    float_artifact: Artifact, tmp_path: Path, name: str, place: float
+):
+    save(float_artifact, tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+        load(tmp_path)
+
+
+def test_missing_parts_are_told(float_artifact: Artifact, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="holds no artifact"):
+        load(tmp_path)
+    save(float_artifact, tmp_path)
+    (tmp_path / VARIABLES).unlink()
+    with pytest.raises(FileNotFoundError, match=VARIABLES):
+        load(tmp_path)
+
+
+def test_saving_again_replaces_and_leaves_nothing_else(
+    float_artifact: Artifact, integer_artifact: Artifact, tmp_path: Path
+):
+    save(float_artifact, tmp_path)
+    save(integer_artifact, tmp_path)
+    assert "quant" in load(tmp_path).variables
+    assert {path.name for path in tmp_path.iterdir()} == {MANIFEST, VARIABLES}
+
+
+def test_format_of_another_version_is_refused(float_artifact: Artifact, tmp_path: Path):
+    from jaxmini import record
+
+    save(float_artifact, tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    manifest["format"] = 99
+    del manifest["digest"]
+    manifest["digest"] = record.digest(manifest)
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="format 99"):
+        load(tmp_path)
+
+
+class Half(nn.Module):
+    """Variables of a dtype that numpy files do not know."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(10, param_dtype=jnp.bfloat16, dtype=jnp.float32)(x.mean((1, 2)))
+
+
+def test_bfloat16_variables_survive(float_artifact: Artifact, tmp_path: Path):
+    model = from_linen(Half())
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    artifact = dataclasses.replace(float_artifact, model=model, variables=variables)
+    kernel = load(save(artifact, tmp_path)).variables["params"]["Dense_0"]["kernel"]
+    assert kernel.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(kernel, variables["params"]["Dense_0"]["kernel"])
+
+
+def test_bad_artifacts_are_refused(float_artifact: Artifact, tmp_path: Path):
+    with pytest.raises(ValueError, match="3 labels need logits"):
+        dataclasses.replace(float_artifact, labels=("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"input_shape is \(8, 8\)"):
+        dataclasses.replace(float_artifact, input_shape=(8, 8))
+    nameless = Model(float_artifact.model.init, lambda v, x, **_: float_artifact.model.apply(v, x))
+    with pytest.raises(TypeError, match="lambda"):
+        save(dataclasses.replace(float_artifact, model=nameless), tmp_path)

@@ -1,0 +1,142 @@
+"""Recipe: config files, overrides by name, and every way to get one wrong."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from jaxmini import data, losses, models, recipe, steps
+from jaxmini.compress import quantize
+from jaxmini.recipe import Contrastive, Distill, Export, Recipe, RecipeError, Supervised, override
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def chain() -> Recipe:
+    net = models.small_resnet(10, widths=(8,))
+    pictures = data.digits()
+    teacher = Supervised(name="teacher", data=pictures, model=net, optimizer=steps.sgd(0.1), epochs=2)
+    student = Distill(name="student", data=pictures, model=net, teacher=teacher)
+    int8 = Distill(
+        name="int8", data=pictures, start=student, teacher=teacher, quantize=quantize.int8()
+    )
+    return Recipe((teacher, student, int8), (Export(int8),))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_can_be_recorded(path: Path):
+    config = recipe.load(path)
+    assert config.recipe.stages
+    assert config.text
+    assert recipe.describe(config.recipe)
+
+
+def test_an_override_reaches_every_stage_that_refers_to_the_changed_one():
+    changed = override(chain(), "teacher.epochs=3")
+    teacher, student, int8 = changed.stages
+    assert teacher.epochs == 3
+    assert student.teacher is teacher
+    assert int8.teacher is teacher
+    assert int8.start is student
+    assert changed.exports[0].stage is int8
+    assert chain().stages[0].epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("assignment", "stage", "read", "value"),
+    [
+        ("teacher.optimizer.learning_rate=1e-2", 0, lambda s: s.optimizer.learning_rate, 0.01),
+        ("teacher.batch_size=1e2", 0, lambda s: s.batch_size, 100),
+        ("teacher.epochs=0.5", 0, lambda s: s.epochs, 0.5),
+        ("teacher.optimizer.clip=1", 0, lambda s: s.optimizer.clip, 1.0),
+        ("teacher.optimizer.clip=none", 0, lambda s: s.optimizer.clip, None),
+        ("student.loss.temperature=2", 1, lambda s: s.loss.temperature, 2.0),
+        ("student.note=hello = world", 1, lambda s: s.note, "hello = world"),
+        ("student.data.test=400", 1, lambda s: s.data.test, 400),
+        ("student.model.num_classes=7", 1, lambda s: s.model.num_classes, 7),
+        ("student.model.stages.0.width=12", 1, lambda s: s.model.stages[0].width, 12),
+    ],
+)
+def test_values_are_read_as_the_type_of_their_field(assignment, stage, read, value):
+    assert read(override(chain(), assignment).stages[stage]) == value
+    assert type(read(override(chain(), assignment).stages[stage])) is type(value)
+
+
+def test_an_export_is_overridden_by_position():
+    assert override(chain(), "exports.0.backend=litert").exports[0].backend == "litert"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("studnet.epochs=2", "no stage 'studnet'. Did you mean 'student'"),
+        ("student.epoch=2", "no field 'epoch'. Did you mean 'epochs'"),
+        ("student.optimizer.learning_rte=2", "Did you mean 'learning_rate'"),
+        ("student.batch_size=1.5", "student.batch_size expects int, got '1.5'"),
+        ("student.epochs=many", "student.epochs expects float, got 'many'"),
+        ("student.loss=kl", "override its fields: student.loss.temperature"),
+        ("student.teacher.epochs=1", "override teacher.epochs"),
+        ("student.model.stages.3.width=1", "has 1 items"),
+        ("exports.0.backend=torch", "exports.0.backend expects"),
+        ("student", "expected stage.field=value"),
+        ("student=3", "expected stage.field=value"),
+    ],
+)
+def test_a_bad_override_says_what_to_write(assignment, message):
+    with pytest.raises(RecipeError, match=message):
+        override(chain(), assignment)
+
+
+def test_an_override_is_checked_like_the_value_in_the_config():
+    with pytest.raises(ValueError, match="epochs"):
+        override(chain(), "student.epochs=-1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "no function get_config"),
+        ("def get_config(): return 3", "returned int, expected Recipe"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path, text, message):
+    path = tmp_path / f"config_{abs(hash(text))}.py"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        recipe.load(path)
+
+
+def test_a_missing_config_offers_the_nearest(tmp_path):
+    (tmp_path / "quickstart.py").write_text("")
+    with pytest.raises(RecipeError, match=r"Did you mean .*quickstart\.py"):
+        recipe.load(tmp_path / "quickstrat.py")
+
+
+def test_recipes_that_make_no_chain_are_refused():
+    teacher, student, int8 = chain().stages
+    with pytest.raises(ValueError, match="uses stage 'teacher', which is not among"):
+        Recipe((student,))
+    with pytest.raises(ValueError, match="two stages are called 'teacher'"):
+        Recipe((teacher, dataclasses.replace(teacher, epochs=3)))
+    with pytest.raises(ValueError, match="at least one stage"):
+        Recipe(())
+    with pytest.raises(ValueError, match="not in the recipe"):
+        Recipe((teacher,), (Export(int8),))
+    with pytest.raises(ValueError, match="trains in float"):
+        Export(student, "int8")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "a/b"}, "names a folder"),
+        ({"model": None}, "neither a model nor a stage"),
+        ({"quantize": quantize.int8()}, "give it a trained stage as start"),
+        ({"epochs": 0}, "must be positive"),
+        ({"batch_size": 0}, "must be positive"),
+    ],
+)
+def test_impossible_stages_are_refused(fields, message):
+    good = {"name": "a", "data": data.digits(), "model": models.small_resnet(10), "loss": losses.nt_xent()}
+    with pytest.raises(ValueError, match=message):
+        Contrastive(**(good | fields))

@@ -1,0 +1,58 @@
+"""The Markdown document says what the page says, in tables that are well-formed."""
+
+import re
+
+from jaxmini.run.report import document
+from jaxmini.run.report.content import FileResult, Gate, Report, StageResult
+
+
+def tables(text: str) -> list[list[str]]:
+    blocks = (block.split("\n") for block in text.strip().split("\n\n"))
+    return [lines for lines in blocks if lines[0].startswith("|")]
+
+
+def cells(line: str) -> list[str]:
+    return re.split(r"(?<!\\)\|", line)[1:-1]
+
+
+def test_every_table_is_well_formed(sample: Report) -> None:
+    found = tables(document.markdown(sample))
+    assert len(found) == 7  # results, fidelity, operations of 3 files, confusions, provenance
+    for lines in found:
+        assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
+        assert all(re.fullmatch(r" -{3}:? ", cell) for cell in cells(lines[1]))
+
+
+def test_sections(sample: Report) -> None:
+    text = document.markdown(sample)
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "Results",
+        "Notes",
+        "Fidelity",
+        "Files",
+        "Confusions",
+        "Provenance",
+        "How it was made",
+    ]
+    assert "gate max\\_latency **failed**: 0.142 ms, at most 0.140" in text
+
+
+def test_hostile_names_stay_in_their_cells() -> None:
+    name = "a|b\n# c <script> `"
+    stage = StageResult(name, "supervised", name, accuracy=0.5)
+    file = FileResult(name, name, name, 10, name, ops={name: 1}, gates=(Gate(name, True, name),))
+    text = document.markdown(Report(name, stages=(stage,), files=(file,)))
+    assert "<script" not in text
+    for lines in tables(text):
+        assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
+
+
+def test_a_fence_is_longer_than_what_it_holds() -> None:
+    text = document.markdown(Report("run", command="echo ```` $HOME"))
+    assert "`````sh\necho ```` $HOME\n`````\n" in text
+
+
+def test_an_empty_report_has_no_sections() -> None:
+    assert document.markdown(Report("run")) == (
+        "# run\n\nNo network and no file of this run was evaluated.\n"
+    )

@@ -1,0 +1,58 @@
+"""Optimizers: the schedule's shape, decay of kernels only, and refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxmini import steps
+
+PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+
+
+@pytest.mark.parametrize("make", [steps.sgd, steps.adamw])
+@jax.numpy_dtype_promotion("standard")  # optax's Adam raises a float to an integer power
+def test_decay_moves_kernels_only(make):
+    optimizer = make(0.1, weight_decay=0.5, warmup=0.0)(10)
+    state, params = optimizer.init(PARAMS), PARAMS
+    zero = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    for _ in range(3):
+        updates, state = optimizer.update(zero, state, params)
+        params = optax.apply_updates(params, updates)
+    assert (params["kernel"] < 1).all()
+    np.testing.assert_array_equal(params["bias"], PARAMS["bias"])
+
+
+def test_the_rate_rises_then_falls_to_zero():
+    optimizer = steps.sgd(1.0, momentum=0.0, weight_decay=0.0, warmup=0.2)(10)
+    state, sizes = optimizer.init(PARAMS), []
+    for _ in range(11):
+        updates, state = optimizer.update(PARAMS, state, PARAMS)
+        sizes.append(-float(updates["bias"][0]))
+    assert np.argmax(sizes) == 2
+    assert sizes[0] > 0
+    assert sizes[-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_clip_bounds_the_gradient():
+    optimizer = steps.sgd(1.0, momentum=0.0, weight_decay=0.0, warmup=0.0, clip=1e-3)(10)
+    state = optimizer.init(PARAMS)
+    _, state = optimizer.update(PARAMS, state, PARAMS)
+    updates, _ = optimizer.update(PARAMS, state, PARAMS)
+    assert float(optax.tree.norm(updates)) <= 1e-3 * 1.0001
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"learning_rate": -0.1}, "learning_rate"),
+        ({"learning_rate": 0.1, "warmup": 1.0}, "warmup"),
+        ({"learning_rate": 0.1, "weight_decay": -1.0}, "weight_decay"),
+        ({"learning_rate": 0.1, "clip": 0.0}, "clip"),
+    ],
+)
+@pytest.mark.parametrize("make", [steps.sgd, steps.adamw])
+def test_impossible_hyper_parameters_are_refused(make, fields, message):
+    with pytest.raises(ValueError, match=message):
+        make(**fields)
