@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help=run.__doc__)
     _add_config(running)
     running.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config>)")
-    running.add_argument("--fresh", action="store_true", help="delete the folder's run and start anew")
+    running.add_argument(
+        "--fresh", action="store_true", help="delete the folder's run and start anew"
+    )
     running.add_argument("--placement", choices=("jit", "pmap"), default="jit")
     running.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
     running.set_defaults(command=run)
@@ -95,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a Python file with get_config() -> Recipe")
-    parser.add_argument("overrides", nargs="*", metavar="stage.field=value", help="changes to the recipe")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="stage.field=value", help="changes to the recipe"
+    )
 
 
 if __name__ == "__main__":

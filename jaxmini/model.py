@@ -35,12 +35,17 @@ class Init(Protocol):
 
 class Apply(Protocol):
     def __call__(
-        self, variables: Variables, inputs: PyTree, *, train: bool = False, key: jax.Array | None = None
+        self,
+        variables: Variables,
+        inputs: PyTree,
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
     ) -> tuple[PyTree, Variables]: ...
 
 
 class Model(NamedTuple):
-    """``init(key, inputs) -> variables`` and ``apply(variables, inputs, train=, key=) -> (outputs, updates)``.
+    """``init(key, inputs) -> variables``, ``apply(variables, inputs, train=, key=) -> (outputs, updates)``.
 
     ``variables`` is linen's dict of collections (``params``, ``batch_stats``, ``quant``); ``updates`` holds
     the collections that a training call changed, and is empty when ``train`` is false.
@@ -62,7 +67,11 @@ def from_linen(module: nn.Module) -> Model:
         TypeError: ``module`` is not an instance of ``nn.Module`` (a class was given, say).
     """
     if not isinstance(module, nn.Module):
-        hint = " an instance: add () to the class" if inspect.isclass(module) else " a flax.linen module"
+        hint = (
+            " an instance: add () to the class"
+            if inspect.isclass(module)
+            else " a flax.linen module"
+        )
         raise TypeError(f"from_linen: got {module!r}, expected{hint}")
     return Model(functools.partial(_linen_init, module), functools.partial(_linen_apply, module))
 
@@ -79,7 +88,9 @@ def with_head(body: Model | nn.Module, head: Model | nn.Module) -> Model:
     start another that has a different head: a projector in pretraining, a classifier after it.
     """
     body, head = as_model(body), as_model(head)
-    return Model(functools.partial(_headed_init, body, head), functools.partial(_headed_apply, body, head))
+    return Model(
+        functools.partial(_headed_init, body, head), functools.partial(_headed_apply, body, head)
+    )
 
 
 def body_of(variables: Variables) -> Variables | None:
@@ -90,7 +101,7 @@ def body_of(variables: Variables) -> Variables | None:
 
 
 def train_argument(module: nn.Module) -> str | None:
-    """The name of the module's training switch; None if it has none, or one that was set when it was built."""
+    """The name of the module's training switch; None if it has none or was built with it set."""
     names = inspect.signature(type(module).__call__).parameters
     free = (name for name in TRAIN_ARGUMENTS if getattr(module, name, None) is None)
     return next((name for name in free if name in names), None)
@@ -123,7 +134,9 @@ def _linen_apply(
     return outputs, dict(updates)
 
 
-def _synchronise_batch_norm(next_method: Callable, args: tuple, kwargs: dict, context: Any) -> PyTree:
+def _synchronise_batch_norm(
+    next_method: Callable, args: tuple, kwargs: dict, context: Any
+) -> PyTree:
     """Give BatchNorm the mapped axis where there is one (a linen interceptor)."""
     module = context.module
     if isinstance(module, nn.BatchNorm) and context.method_name == "__call__" and axis.is_mapped():
@@ -150,7 +163,9 @@ def _headed_apply(
 ) -> tuple[PyTree, Variables]:
     body_key, head_key = (None, None) if key is None else jax.random.split(key)
     features, body_updates = body.apply(_part(variables, "body"), inputs, train=train, key=body_key)
-    outputs, head_updates = head.apply(_part(variables, "head"), features, train=train, key=head_key)
+    outputs, head_updates = head.apply(
+        _part(variables, "head"), features, train=train, key=head_key
+    )
     # A collection that only one part changed keeps the other part's values.
     updates = _join(body_updates, head_updates)
     return outputs, {name: {**variables[name], **tree} for name, tree in updates.items()}

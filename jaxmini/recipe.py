@@ -17,13 +17,13 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxmini.record import describe as describe
 from jaxmini.run.stage import Contrastive as Contrastive
 from jaxmini.run.stage import Distill as Distill
 from jaxmini.run.stage import Export as Export
 from jaxmini.run.stage import Recipe as Recipe
 from jaxmini.run.stage import Stage as Stage
 from jaxmini.run.stage import Supervised as Supervised
+from jaxmini.run.stage import record_of as record_of
 
 
 class RecipeError(ValueError):
@@ -55,7 +55,9 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise RecipeError(f"{path} has no function get_config() that returns a Recipe")
     recipe = get_config()
     if not isinstance(recipe, Recipe):
-        raise RecipeError(f"get_config() of {path} returned {type(recipe).__name__}, expected Recipe")
+        raise RecipeError(
+            f"get_config() of {path} returned {type(recipe).__name__}, expected Recipe"
+        )
     for assignment in overrides:
         recipe = override(recipe, assignment)
     return Config(path.stem, (module.__doc__ or path.stem).strip(), recipe)
@@ -74,12 +76,16 @@ def override(recipe: Recipe, assignment: str) -> Recipe:
     path, equals, text = assignment.partition("=")
     first, *rest = path.strip().split(".")
     if not equals or not rest:
-        raise RecipeError(f"override {assignment!r}: expected stage.field=value, student.epochs=2 say")
+        raise RecipeError(
+            f"override {assignment!r}: expected stage.field=value, student.epochs=2 say"
+        )
     if first == "exports":
         return _assign(recipe, [first, *rest], text.strip(), "recipe")
     stages = {stage.name: stage for stage in recipe.stages}
     if first not in stages:
-        raise RecipeError(f"override {assignment!r}: {_unknown('stage', first, [*stages, 'exports'])}")
+        raise RecipeError(
+            f"override {assignment!r}: {_unknown('stage', first, [*stages, 'exports'])}"
+        )
     changed = _assign(stages[first], rest, text.strip(), first)
     return _replace_stage(recipe, stages[first], changed)
 
@@ -89,8 +95,12 @@ def _import(path: Path) -> types.ModuleType:
     name = path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    if (known := sys.modules.get(name)) is not None and getattr(known, "__file__", None) != str(path):
-        raise RecipeError(f"config {path}: a module called {name!r} is loaded already; rename the file")
+    if (known := sys.modules.get(name)) is not None and getattr(known, "__file__", None) != str(
+        path
+    ):
+        raise RecipeError(
+            f"config {path}: a module called {name!r} is loaded already; rename the file"
+        )
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
@@ -119,13 +129,17 @@ def _assign(value: Any, path: Sequence[str], text: str, where: str) -> Any:
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return _assign_item(value, name, rest, text, where)
     if not dataclasses.is_dataclass(value):
-        raise RecipeError(f"{where} is {value!r}, which has no field {name!r}; change it in the config file")
+        raise RecipeError(
+            f"{where} is {value!r}, which has no field {name!r}; change it in the config file"
+        )
     names = [f.name for f in dataclasses.fields(value) if f.init and f.name not in ("parent",)]
     if name not in names:
         raise RecipeError(f"{where}: {_unknown('field', name, names)}")
     old, inner = getattr(value, name), f"{where}.{name}"
     if isinstance(old, Stage):
-        raise RecipeError(f"{inner} is the stage {old.name!r}; override {old.name}.{'.'.join(rest) or '...'}")
+        raise RecipeError(
+            f"{inner} is the stage {old.name!r}; override {old.name}.{'.'.join(rest) or '...'}"
+        )
     hint = typing.get_type_hints(type(value)).get(name, type(old))
     new = _assign(old, rest, text, inner) if rest else _parse(text, hint, old, inner)
     if isinstance(value, nn.Module):
@@ -175,7 +189,9 @@ def _parse_as(text: str, kind: Any) -> Any:
         kinds = args[:1] * len(items) if args[1:] == (...,) else args
         if len(kinds) != len(items):
             raise ValueError(text)
-        return tuple(_parse_as(item.strip(), item_kind) for item, item_kind in zip(items, kinds, strict=True))
+        return tuple(
+            _parse_as(item.strip(), item_kind) for item, item_kind in zip(items, kinds, strict=True)
+        )
     if kind in _PARSERS:
         return _PARSERS[kind](text)
     raise ValueError(text)
@@ -211,6 +227,8 @@ _PARSERS = {
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, 1, 0.5)
     hint = f". Did you mean {near[0]!r}?" if near else ""
-    return f"no {what} {name!r}{hint} There are: {', '.join(known)}" if near else (
-        f"no {what} {name!r}; there are: {', '.join(known)}"
+    return (
+        f"no {what} {name!r}{hint} There are: {', '.join(known)}"
+        if near
+        else (f"no {what} {name!r}; there are: {', '.join(known)}")
     )

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,8 +31,8 @@ def describe(value: Any, where: str = "value") -> Json:
     """The value as JSON: plain values as themselves, objects by the name of their class and their fields.
 
     Args:
-        value: numbers, strings, tuples, dicts with string keys, dataclasses (linen modules too), named tuples,
-            ``functools.partial`` objects, and functions or classes that a module holds by name.
+        value: numbers, strings, tuples, dicts with string keys, dataclasses (linen modules too), named
+            tuples, ``functools.partial`` objects, functions and classes that a module holds by name.
         where: how errors call the value.
 
     Raises:
@@ -42,28 +43,16 @@ def describe(value: Any, where: str = "value") -> Json:
             return value
         case float():
             return value if math.isfinite(value) else {"float": repr(value)}
+        case np.generic():
+            return describe(value.item(), where)
         case PurePath():
             return str(value)
-        case Model(functools.partial() as init, functools.partial() as apply) if _alike(init, apply):
-            # Both functions of the pair hold the same things: written once, or nested models would double.
-            names = [_name(init.func, where), _name(apply.func, where)]
-            return {"model": names, **_describe_bound(init, where)}
-        case functools.partial():
-            return {"partial": _name(value.func, where), **_describe_bound(value, where)}
+        case Mapping():
+            return {"dict": {str(k): describe(v, f"{where}[{k!r}]") for k, v in value.items()}}
         case np.ndarray():
             digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
             return {"array": str(value.dtype), "shape": list(value.shape), "sha256": digest}
-        case np.generic():
-            return describe(value.item(), where)
-        case Mapping():
-            return {"dict": {str(k): describe(v, f"{where}[{k!r}]") for k, v in value.items()}}
-    if fields := _fields(value):
-        return {"call": _name(type(value), where), "fields": _describe_fields(value, fields, where)}
-    if isinstance(value, list | tuple):
-        return [describe(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if (dtype := _dtype(value)) is not None:
-        return {"dtype": dtype}
-    return {"name": _name(value, where)}
+    return _describe_object(value, where)
 
 
 def rebuild(description: Json) -> Any:
@@ -89,9 +78,13 @@ def rebuild(description: Json) -> Any:
             return functools.partial(_find(name), *rebuild(args), **rebuild({"dict": keywords}))
         case {"model": [init, apply], "args": args, "keywords": keywords}:
             bound, named = rebuild(args), rebuild({"dict": keywords})
-            return Model(*(functools.partial(_find(name), *bound, **named) for name in (init, apply)))
+            return Model(
+                *(functools.partial(_find(name), *bound, **named) for name in (init, apply))
+            )
         case {"array": dtype, "shape": shape}:
-            raise ValueError(f"an array {dtype}{shape} was recorded by its digest only and cannot be rebuilt")
+            raise ValueError(
+                f"an array {dtype}{shape} was recorded by its digest only and cannot be rebuilt"
+            )
         case list():
             return tuple(map(rebuild, description))
     return description
@@ -101,6 +94,25 @@ def digest(description: Json) -> str:
     """SHA-256 of a description, the same for equal ones whatever the order of their fields."""
     text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _describe_object(value: Any, where: str) -> Json:
+    match value:
+        case Model(functools.partial() as init, functools.partial() as apply) if _alike(
+            init, apply
+        ):
+            # Both functions of the pair hold the same things: written once, or nested models would double.
+            names = [_name(init.func, where), _name(apply.func, where)]
+            return {"model": names, **_describe_bound(init, where)}
+        case functools.partial():
+            return {"partial": _name(value.func, where), **_describe_bound(value, where)}
+    if (fields := _fields(value)) is not None:
+        return {"call": _name(type(value), where), "fields": _describe_fields(value, fields, where)}
+    if isinstance(value, list | tuple):
+        return [describe(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if (dtype := _dtype(value)) is not None:
+        return {"dtype": dtype}
+    return {"name": _name(value, where)}
 
 
 def _alike(first: functools.partial, second: functools.partial) -> bool:
@@ -119,17 +131,20 @@ def _fields(value: Any) -> dict[str, Any] | None:
     if isinstance(value, type):
         return None
     if dataclasses.is_dataclass(value):
+        skipped = _LINEN_FIELDS if isinstance(value, nn.Module) else frozenset()
         fields = {f.name: f.default for f in dataclasses.fields(value) if f.init}
-        return {name: default for name, default in fields.items() if name not in _LINEN_FIELDS} or {"": None}
+        return {name: default for name, default in fields.items() if name not in skipped}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: value._field_defaults.get(name, dataclasses.MISSING) for name in value._fields}
+        return {
+            name: value._field_defaults.get(name, dataclasses.MISSING) for name in value._fields
+        }
     return None
 
 
 def _describe_fields(value: Any, fields: dict[str, Any], where: str) -> dict[str, Json]:
     described = {}
     for name, default in fields.items():
-        if name and not _same(item := getattr(value, name), default):
+        if not _same(item := getattr(value, name), default):
             described[name] = describe(item, f"{where}.{name}")
     return described
 
@@ -137,14 +152,20 @@ def _describe_fields(value: Any, fields: dict[str, Any], where: str) -> dict[str
 def _same(item: Any, default: Any) -> bool:
     if item is default:
         return True
-    return type(item) is type(default) and isinstance(item, int | float | str | tuple) and item == default
+    return (
+        type(item) is type(default)
+        and isinstance(item, int | float | str | tuple)
+        and item == default
+    )
 
 
 def _dtype(value: Any) -> str | None:
-    """The name of a dtype given as ``jnp.float32``, ``np.float32`` or ``np.dtype``; None for anything else."""
+    """The name of a dtype (``jnp.float32``, ``np.float32``, ``np.dtype``); None for anything else."""
     scalar_type = isinstance(value, type) and issubclass(value, np.generic)
     jax_scalar = type(value) is type(jnp.float32)
-    return jnp.dtype(value).name if scalar_type or jax_scalar or isinstance(value, np.dtype) else None
+    return (
+        jnp.dtype(value).name if scalar_type or jax_scalar or isinstance(value, np.dtype) else None
+    )
 
 
 def _name(value: Any, where: str) -> str:

@@ -1,14 +1,16 @@
-"""Settings of every test: eight virtual CPU devices, strict promotion, a compile cache that outlives the run."""
+"""Settings of every test: eight virtual CPU devices, strict promotion, a compile cache that stays."""
 
 import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAXMINI_TEST_PLATFORM", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import jax  # noqa: E402  (the environment above must be set before jax is imported)
-from hypothesis import settings  # noqa: E402
+import jax
+from hypothesis import settings
 
 CACHE = Path(__file__).parent.parent / ".cache" / "jax"
 

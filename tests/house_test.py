@@ -65,7 +65,9 @@ def test_imports_only_from_rows_above(path: Path):
 
 
 def test_every_room_has_a_row():
-    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    rooms = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES} - {
+        "__init__"
+    }
     assert rooms <= set(ROWS)
 
 

@@ -15,7 +15,9 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 def chain() -> Recipe:
     net = models.small_resnet(10, widths=(8,))
     pictures = data.digits()
-    teacher = Supervised(name="teacher", data=pictures, model=net, optimizer=steps.sgd(0.1), epochs=2)
+    teacher = Supervised(
+        name="teacher", data=pictures, model=net, optimizer=steps.sgd(0.1), epochs=2
+    )
     student = Distill(name="student", data=pictures, model=net, teacher=teacher)
     int8 = Distill(
         name="int8", data=pictures, start=student, teacher=teacher, quantize=quantize.int8()
@@ -28,7 +30,7 @@ def test_every_config_loads_and_can_be_recorded(path: Path):
     config = recipe.load(path)
     assert config.recipe.stages
     assert config.text
-    assert recipe.describe(config.recipe)
+    assert recipe.record_of(config.recipe)
 
 
 def test_an_override_reaches_every_stage_that_refers_to_the_changed_one():
@@ -137,6 +139,11 @@ def test_recipes_that_make_no_chain_are_refused():
     ],
 )
 def test_impossible_stages_are_refused(fields, message):
-    good = {"name": "a", "data": data.digits(), "model": models.small_resnet(10), "loss": losses.nt_xent()}
+    good = {
+        "name": "a",
+        "data": data.digits(),
+        "model": models.small_resnet(10),
+        "loss": losses.nt_xent(),
+    }
     with pytest.raises(ValueError, match=message):
         Contrastive(**(good | fields))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jaxmini import losses, models, record
 from jaxmini.model import from_linen, with_head
 
+
 @dataclasses.dataclass(frozen=True)
 class Holder:
     loss: object
@@ -50,7 +51,11 @@ def test_objects_come_back_equal(value):
     described = json.loads(json.dumps(record.describe(value)))
     rebuilt = record.rebuild(described)
     if isinstance(value, functools.partial):
-        assert (rebuilt.func, rebuilt.args, rebuilt.keywords) == (value.func, value.args, value.keywords)
+        assert (rebuilt.func, rebuilt.args, rebuilt.keywords) == (
+            value.func,
+            value.args,
+            value.keywords,
+        )
     else:
         assert rebuilt == value
 
@@ -73,7 +78,10 @@ def test_nested_models_are_written_once_each():
 
 
 def test_only_what_differs_from_the_defaults_is_written():
-    assert record.describe(losses.nt_xent()) == {"call": "jaxmini.losses.contrastive:nt_xent", "fields": {}}
+    assert record.describe(losses.nt_xent()) == {
+        "call": "jaxmini.losses.contrastive:nt_xent",
+        "fields": {},
+    }
 
 
 def test_a_lambda_is_refused_with_its_place():

@@ -20,7 +20,7 @@ LossLike: TypeAlias = Union["Loss", Callable[[Signals, Batch], tuple[Array, Metr
 
 
 class Loss:
-    """What every loss can do: be weighted and be added. Subclasses are frozen dataclasses with ``__call__``."""
+    """What every loss can do: be weighted, be added. Subclasses are frozen dataclasses with ``__call__``."""
 
     def __call__(self, signals: Signals, batch: Batch) -> tuple[Array, Metrics]:
         raise NotImplementedError(f"{type(self).__name__} does not say how it is computed")
@@ -33,7 +33,9 @@ class Loss:
     def __add__(self, other: LossLike) -> "Sum":
         return Sum((*_terms(self), *_terms(other)))
 
-    def __radd__(self, other: LossLike) -> "Sum":
+    def __radd__(self, other: LossLike | int) -> "Loss":
+        if isinstance(other, int) and other == 0:  # what sum() starts from
+            return self
         return Sum((*_terms(other), *_terms(self)))
 
 
@@ -60,7 +62,8 @@ class Sum(Loss):
         for index, term in enumerate(self.terms):
             value, own = term(signals, batch)
             total = total + value
-            metrics |= {f"{name}_{index}" if name in metrics else name: v for name, v in own.items()}
+            for name, metric in own.items():
+                metrics[name if name not in metrics else _free(f"{name}_{index}", metrics)] = metric
         return total, metrics
 
 
@@ -75,7 +78,8 @@ def read(signals: Signals, name: str, loss: object) -> Array:
     near = difflib.get_close_matches(name, signals, 1)
     raise KeyError(
         f"{type(loss).__name__} reads the signal {name!r}, which this step does not provide; "
-        f"it provides {', '.join(sorted(signals))}" + (f". Did you mean {near[0]!r}?" if near else "")
+        f"it provides {', '.join(sorted(signals))}"
+        + (f". Did you mean {near[0]!r}?" if near else "")
     )
 
 
@@ -90,13 +94,20 @@ def batch_mean(per_example: Array, batch: Batch) -> Array:
     if mask is None:
         return jnp.mean(per_example.astype(jnp.float32))
     # The rows are replaced, not multiplied: 0 * inf of a padded row would be NaN.
-    kept = jnp.where(mask > 0, per_example.astype(jnp.float32), 0.0)
+    kept = jnp.where(mask.astype(bool), per_example.astype(jnp.float32), 0.0)
     return jnp.sum(kept) / jnp.maximum(jnp.sum(mask.astype(jnp.float32)), 1.0)
 
 
 def stop(signal: Array) -> Array:
     """The signal without a way back for gradients (a teacher's)."""
     return jax.lax.stop_gradient(signal)
+
+
+def _free(name: str, taken: Mapping[str, Array]) -> str:
+    """The name, with a prime for every time it is taken."""
+    while name in taken:
+        name += "'"
+    return name
 
 
 def _terms(loss: LossLike) -> tuple[LossLike, ...]:

@@ -15,19 +15,26 @@ import numpy as np
 from jaxmini.data import Split, measure
 from jaxmini.evaluate.accuracy import confusion
 from jaxmini.evaluate.fidelity import agreement, mean_kl
-from jaxmini.record import describe
 from jaxmini.run.delivery import deliver
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of
 from jaxmini.run.report import storage, summary, table
 from jaxmini.run.report.content import Agreement, Link, Mistake, Report
 from jaxmini.run.report.pictures import png
-from jaxmini.run.stage import Contrastive, Recipe
+from jaxmini.run.stage import Contrastive, Recipe, record_of
 from jaxmini.run.workdir import Workdir
 from jaxmini.steps import placement as placements
 
 SHOWN_MISTAKES = 24
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "ai-edge-litert", "litert-converter", "tensorflow-cpu")
+PACKAGES = (
+    "jax",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "ai-edge-litert",
+    "litert-converter",
+    "tensorflow-cpu",
+)
 
 
 def run(
@@ -53,7 +60,7 @@ def run(
     Raises:
         ValueError: the folder holds another recipe's run, or is in use.
     """
-    with Workdir.open(folder, describe(recipe, "recipe"), fresh=fresh) as workdir:
+    with Workdir.open(folder, record_of(recipe), fresh=fresh) as workdir:
         log = Log(workdir.path, tensorboard=tensorboard)
         around = Surroundings(
             workdir=workdir,
@@ -73,7 +80,9 @@ def _close(
     """Deliver the files, compare all answers, write the report."""
     last = list(outcomes.values())[-1]
     test = last.stage.data.load().test
-    delivered = [deliver(export, outcomes[export.stage.name], test, around) for export in recipe.exports]
+    delivered = [
+        deliver(export, outcomes[export.stage.name], test, around) for export in recipe.exports
+    ]
     answers = {
         name: logits_of(outcome, test.image)
         for name, outcome in outcomes.items()
@@ -86,7 +95,7 @@ def _close(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=_machine(),
         versions=_versions(),
-        recipe=describe(recipe, "recipe"),
+        recipe=record_of(recipe),
         stages=tuple(outcome.result for outcome in outcomes.values()),
         files=tuple(file for file, _ in delivered),
         labels=last.artifact.labels,
@@ -110,11 +119,14 @@ def _fidelity(recipe: Recipe, answers: dict[str, np.ndarray]) -> tuple[Agreement
     ]
     pairs += [(export.stage.name, export.file_name) for export in recipe.exports]
     return tuple(
-        Agreement(a, b, agreement(answers[a], answers[b]), mean_kl(answers[a], answers[b])) for a, b in pairs
+        Agreement(a, b, agreement(answers[a], answers[b]), mean_kl(answers[a], answers[b]))
+        for a, b in pairs
     )
 
 
-def _mistakes(answers: dict[str, np.ndarray], test: Split, labels: tuple[str, ...]) -> dict[str, Any]:
+def _mistakes(
+    answers: dict[str, np.ndarray], test: Split, labels: tuple[str, ...]
+) -> dict[str, Any]:
     """The last answers' confusion matrix, and the pictures it was most sure of and wrong."""
     name, logits = list(answers.items())[-1]
     probabilities = np.asarray(jax.nn.softmax(logits))
@@ -125,7 +137,9 @@ def _mistakes(answers: dict[str, np.ndarray], test: Split, labels: tuple[str, ..
         "confusion": tuple(map(tuple, confusion(logits, test.label, len(labels)).tolist())),
         "confusion_of": name,
         "mistakes": tuple(
-            Mistake(int(i), int(test.label[i]), int(predicted[i]), float(sure[i]), png(test.image[i]))
+            Mistake(
+                int(i), int(test.label[i]), int(predicted[i]), float(sure[i]), png(test.image[i])
+            )
             for i in shown
         ),
     }

@@ -50,4 +50,6 @@ def deliver(
 def _compared(parity: Parity | None) -> dict[str, str]:
     """What the exporter found when it read the file back (it refuses a file in which anything differs)."""
     counts = {} if parity is None else dataclasses.asdict(parity)
-    return {name.replace("_", " "): f"{count:,} compared, 0 differ" for name, count in counts.items()}
+    return {
+        name.replace("_", " "): f"{count:,} compared, 0 differ" for name, count in counts.items()
+    }

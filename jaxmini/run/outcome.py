@@ -16,11 +16,11 @@ from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.cost import cost
 from jaxmini.export.artifact import Artifact, load, predict, save
 from jaxmini.model import Model, Variables, body_of
-from jaxmini.record import describe, digest
+from jaxmini.record import digest
 from jaxmini.run.log import Log
 from jaxmini.run.loop import Schedule, train
 from jaxmini.run.report.content import Curve, StageResult
-from jaxmini.run.stage import Contrastive, Distill, Inputs, Stage
+from jaxmini.run.stage import Contrastive, Distill, Stage, stage_record
 from jaxmini.run.workdir import Workdir
 from jaxmini.state import State
 from jaxmini.steps.placement import Placed
@@ -74,7 +74,10 @@ def complete(stage: Stage, before: Mapping[str, Outcome], around: Surroundings) 
         state, seconds = _train(stage, model, dataset, before, around)
         artifact = _artifact(stage, model, state, dataset, before, around.normalization)
         save(artifact, folder / "artifact")
-        measured = _measure(stage, artifact, dataset) | {"steps": int(state.step), "seconds": seconds}
+        measured = _measure(stage, artifact, dataset) | {
+            "steps": int(state.step),
+            "seconds": seconds,
+        }
         workdir.mark_finished(stage.name, measured)
     else:
         around.log.event(f"{stage.name}: finished by an earlier run")
@@ -103,7 +106,9 @@ def _train(
     variables = _first_variables(stage, model, dataset, before, around.normalization)
     state = steps.start(optimizer, key, variables)
     frozen = before[stage.teacher.name].artifact.variables if isinstance(stage, Distill) else {}
-    around.log.event(f"{stage.name}: {total:,} steps of {stage.batch_size} pictures of {dataset.name}")
+    around.log.event(
+        f"{stage.name}: {total:,} steps of {stage.batch_size} pictures of {dataset.name}"
+    )
     return train(
         stage.name,
         around.place(stage.step(model, optimizer, around.normalization)),
@@ -155,7 +160,8 @@ def transfer(fresh: Variables, trained: Variables, stage: Stage) -> Variables:
             "parameters; build both as with_head(body, head) with one body, or give no start"
         )
     return {
-        name: tree | {"body": theirs[name]} if name in theirs else tree for name, tree in fresh.items()
+        name: tree | {"body": theirs[name]} if name in theirs else tree
+        for name, tree in fresh.items()
     }
 
 
@@ -182,7 +188,9 @@ def _evaluator(
         return model.apply(variables, normalization(images))[0]
 
     def evaluate(state: State) -> dict[str, float]:
-        answers = predict_all(functools.partial(forward, state.variables), test.image, EVALUATION_BATCH)
+        answers = predict_all(
+            functools.partial(forward, state.variables), test.image, EVALUATION_BATCH
+        )
         return {"accuracy": accuracy(answers, test.label)}
 
     return evaluate
@@ -209,7 +217,7 @@ def _artifact(
         input_shape=dataset.train.shape,
         provenance={
             "stage": stage.name,
-            "recipe": digest(describe(stage, stage.name)),
+            "recipe": digest(stage_record(stage)),
             "data": f"{dataset.name} {dataset.fingerprint()}",
             **{f"from {name}": value for name, value in made_from.items()},
         },

@@ -12,12 +12,16 @@ from types import TracebackType
 
 import jax
 
+from jaxmini.cpu.settings import keep_freed_memory
+
 
 def start() -> None:
     """Prepare this process; call it once, before anything touches a device."""
     _use_compile_cache()
     if _is_one_of_several():
         _initialise_distributed()
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
 
 
 def cache_folder() -> Path:
@@ -78,7 +82,9 @@ def _initialise_distributed() -> None:
     )
 
 
-def _leave_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _leave_at_once(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     traceback.print_exception(kind, error, trace)
     sys.stdout.flush()
     sys.stderr.flush()

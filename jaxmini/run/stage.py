@@ -18,6 +18,7 @@ from jaxmini.losses import Loss, nt_xent
 from jaxmini.losses import cross_entropy as cross_entropy_loss
 from jaxmini.losses import kl as kl_loss
 from jaxmini.model import Model, as_model
+from jaxmini.record import Json, describe
 from jaxmini.state import Array, Batch
 from jaxmini.steps.update import Step
 
@@ -31,7 +32,13 @@ class Inputs:
 
     def __call__(self, key: Array, batch: Batch, view_index: int) -> Array:
         return apply_views(
-            self.view, self.normalization, key, view_index, batch["image"], batch["id"], batch["epoch"]
+            self.view,
+            self.normalization,
+            key,
+            view_index,
+            batch["image"],
+            batch["id"],
+            batch["epoch"],
         )
 
 
@@ -71,7 +78,9 @@ class Stage:
 
     def __post_init__(self) -> None:
         if not self.name.replace("_", "").replace("-", "").isalnum():
-            raise ValueError(f"stage name {self.name!r}: use letters, digits, - and _ (it names a folder)")
+            raise ValueError(
+                f"stage name {self.name!r}: use letters, digits, - and _ (it names a folder)"
+            )
         if self.model is None and self.start is None:
             raise ValueError(f"stage {self.name!r} has neither a model nor a stage to start from")
         if self.quantize is not None and self.start is None:
@@ -91,7 +100,9 @@ class Stage:
         model = self.float_model()
         if self.quantize is None:
             return model
-        pixels = quantization.Grid(np.float32(normalization.scale), np.int32(normalization.zero_point))
+        pixels = quantization.Grid(
+            np.float32(normalization.scale), np.int32(normalization.zero_point)
+        )
         return quantization.quantize(model, self.quantize, input_grid=pixels)
 
     def step(
@@ -116,7 +127,9 @@ class Contrastive(Stage):
     def step(
         self, model: Model, optimizer: optax.GradientTransformation, normalization: Normalization
     ) -> Step:
-        return steps.contrastive(model, self.loss, optimizer, inputs=Inputs(self.view, normalization))
+        return steps.contrastive(
+            model, self.loss, optimizer, inputs=Inputs(self.view, normalization)
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +142,9 @@ class Supervised(Stage):
     def step(
         self, model: Model, optimizer: optax.GradientTransformation, normalization: Normalization
     ) -> Step:
-        return steps.supervised(model, self.loss, optimizer, inputs=Inputs(self.view, normalization))
+        return steps.supervised(
+            model, self.loss, optimizer, inputs=Inputs(self.view, normalization)
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,7 +193,8 @@ class Export:
 
     @property
     def file_name(self) -> str:
-        return f"{self.name or f'{self.stage.name}-{self.variant}-{self.backend}'}.tflite"
+        parts = [self.stage.name, self.variant, self.backend]
+        return f"{self.name or '-'.join(dict.fromkeys(parts))}.tflite"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +215,9 @@ class Recipe:
         seen: list[Stage] = []
         for stage in self.stages:
             if stage.name in {other.name for other in seen}:
-                raise ValueError(f"two stages are called {stage.name!r}; names must be unique in a recipe")
+                raise ValueError(
+                    f"two stages are called {stage.name!r}; names must be unique in a recipe"
+                )
             for needed in (*stage.needs, *([stage.against] if stage.against else [])):
                 if needed not in seen:
                     raise ValueError(
@@ -211,4 +229,32 @@ class Recipe:
             raise ValueError("a recipe needs at least one stage")
         for export in self.exports:
             if export.stage not in seen:
-                raise ValueError(f"an export uses stage {export.stage.name!r}, which is not in the recipe")
+                raise ValueError(
+                    f"an export uses stage {export.stage.name!r}, which is not in the recipe"
+                )
+
+
+def record_of(recipe: Recipe) -> Json:
+    """The recipe as JSON, stages by name and referring to one another by name.
+
+    Raises:
+        TypeError: something in it cannot be found again by name (a lambda, say); names the stage and field.
+    """
+    return {
+        "stages": {stage.name: stage_record(stage) for stage in recipe.stages},
+        "exports": {export.file_name: _links(export, export.file_name) for export in recipe.exports},
+        "normalization": describe(recipe.normalization, "normalization"),
+    }
+
+
+def stage_record(stage: Stage) -> Json:
+    """The stage as JSON, the stages it refers to by name."""
+    return {"kind": describe(type(stage))["name"], **_links(stage, stage.name)}
+
+
+def _links(value: Stage | Export, where: str) -> Json:
+    items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {
+        name: {"stage": item.name} if isinstance(item, Stage) else describe(item, f"{where}.{name}")
+        for name, item in items.items()
+    }

@@ -1,4 +1,4 @@
-"""The distillation step: a student learns from a frozen teacher that sees the same view (Hinton et al. 2015)."""
+"""The distillation step: a student learns from a frozen teacher on the same view (Hinton et al. 2015)."""
 
 import optax
 

@@ -10,7 +10,7 @@ from jaxmini.state import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class sgd:  # noqa: N801  (named like the function it stands for)
+class sgd:
     """SGD with momentum; learning rate rises linearly, then falls as a cosine to zero.
 
     Attributes:
@@ -35,13 +35,15 @@ class sgd:  # noqa: N801  (named like the function it stands for)
             _clip(self.clip),
             optax.add_decayed_weights(self.weight_decay, mask=_kernels),
             optax.sgd(
-                _schedule(self.learning_rate, self.warmup, total_steps), self.momentum, nesterov=True
+                _schedule(self.learning_rate, self.warmup, total_steps),
+                self.momentum,
+                nesterov=True,
             ),
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class adamw:  # noqa: N801
+class adamw:
     """AdamW (Loshchilov & Hutter 2019); learning rate rises linearly, then falls as a cosine to zero.
 
     Attributes:
@@ -72,7 +74,9 @@ def _check(optimizer: sgd | adamw) -> None:
     if not optimizer.learning_rate > 0:
         raise ValueError(f"{name}: learning_rate must be positive, got {optimizer.learning_rate}")
     if not 0 <= optimizer.warmup < 1:
-        raise ValueError(f"{name}: warmup is the share of steps spent rising, in [0, 1); got {optimizer.warmup}")
+        raise ValueError(
+            f"{name}: warmup is the share of steps spent rising, in [0, 1); got {optimizer.warmup}"
+        )
     if optimizer.weight_decay < 0:
         raise ValueError(f"{name}: weight_decay must not be negative, got {optimizer.weight_decay}")
     if optimizer.clip is not None and not optimizer.clip > 0:

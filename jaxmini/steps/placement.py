@@ -41,7 +41,10 @@ def jit(step: Step, devices: Sequence[jax.Device] | None = None) -> Placed:
     Works across processes: each gives the same host batch and keeps the rows of its own devices.
     """
     mesh = _mesh(devices)
-    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(axis.AXIS))
+    whole, rows = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec(axis.AXIS)),
+    )
     placed = jax.jit(step, donate_argnums=0, out_shardings=(whole, whole))
     return Placed(placed, _putter(whole), _row_putter(rows, mesh.size), _fetch, mesh.size)
 
@@ -50,12 +53,17 @@ def pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Placed:
     """One copy of the step a device over the mapped axis ``"batch"``; state whole, batch divided."""
     devices = jax.local_devices() if devices is None else list(devices)
     if jax.process_count() > 1:
-        raise ValueError("pmap places a step on one process's devices; use jit for several processes")
+        raise ValueError(
+            "pmap places a step on one process's devices; use jit for several processes"
+        )
     mapped = jax.pmap(
         step, axis.AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0, devices=devices
     )
     mesh = _mesh(devices)
-    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(axis.AXIS))
+    whole, rows = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec(axis.AXIS)),
+    )
 
     def shard(batch: dict[str, np.ndarray]) -> Batch:
         _check_divides(batch, len(devices))
@@ -98,5 +106,6 @@ def _check_divides(batch: dict[str, np.ndarray], devices: int) -> None:
     if size % devices:
         near = max(devices, size // devices * devices)
         raise ValueError(
-            f"batch_size {size} does not divide among {devices} devices; use a multiple of {devices}, {near} say"
+            f"batch_size {size} does not divide among {devices} devices; "
+            f"use a multiple of {devices}, {near} say"
         )

@@ -46,7 +46,9 @@ def start(
     return State(jnp.int32(0), key, params, collections, optimizer.init(params), carry or {})
 
 
-def train_forward(model: Model, state: State, params: PyTree, inputs: Array) -> tuple[Array, Variables]:
+def train_forward(
+    model: Model, state: State, params: PyTree, inputs: Array
+) -> tuple[Array, Variables]:
     """``model.apply`` in training, with the step's own dropout key."""
     key = jax.random.fold_in(state.key, state.step)
     if axis.is_mapped():  # the base key is the same on every device; the masks must not be

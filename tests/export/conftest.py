@@ -40,7 +40,9 @@ class Block(nn.Module):
         y = norm(scale_init=gamma)(nn.Conv(8, (1, 1), use_bias=False)(y))
         x = nn.max_pool(nn.relu(x + y), (2, 2), (2, 2))
         if self.branches:
-            x = jnp.concatenate([nn.relu(nn.Conv(4, (1, 1))(x)), nn.relu(nn.Conv(4, (1, 1))(x))], -1)
+            x = jnp.concatenate(
+                [nn.relu(nn.Conv(4, (1, 1))(x)), nn.relu(nn.Conv(4, (1, 1))(x))], -1
+            )
             x = nn.pooling.pool(x, 0.0, jax.lax.add, (2, 2), (2, 2), "VALID") / 4.0
         return nn.Dense(len(LABELS))(x.mean((1, 2)))
 

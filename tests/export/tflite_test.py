@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmini.compress.quantize import Grid, quantize, simulate
+from jaxmini.compress.quantize import simulate
 from jaxmini.data import Normalization
 from jaxmini.evaluate.runtime import Kernels, tflite_integers, tflite_predict
 from jaxmini.export import (
@@ -27,7 +29,13 @@ from jaxmini.export.parity import check
 
 Convert = Callable[[str, str], Exported]
 
-FLOATS = [("float32", "jax2tf"), ("float32", "litert"), ("float16", "jax2tf"), ("dynamic_int8", "jax2tf")]
+# A conversion through TensorFlow takes the ten seconds that TensorFlow takes to start.
+FLOATS = [
+    ("float32", "jax2tf"),
+    ("float32", "litert"),
+    pytest.param("float16", "jax2tf", marks=pytest.mark.slow),
+    pytest.param("dynamic_int8", "jax2tf", marks=pytest.mark.slow),
+]
 BACKENDS = ["jax2tf", "litert"]
 
 
@@ -73,7 +81,9 @@ def test_integer_file_is_near_the_quantized_model(
 ):
     file = convert("int8", "litert").path
     step = describe_file(file)["output"]["scale"]
-    difference = np.abs(tflite_predict(file)(images) - np.asarray(predict(integer_artifact)(images)))
+    difference = np.abs(
+        tflite_predict(file)(images) - np.asarray(predict(integer_artifact)(images))
+    )
     assert difference.max() <= 4 * step
 
 
@@ -106,7 +116,9 @@ def test_concatenated_branches_and_average_pool(
     assert compare(simulated(branched_artifact, images), answers).largest == 0
 
 
-@pytest.mark.parametrize(("variant", "backend"), [*FLOATS[:2], ("int8", "jax2tf"), ("int8", "litert")])
+@pytest.mark.parametrize(
+    ("variant", "backend"), [*FLOATS[:2], ("int8", "jax2tf"), ("int8", "litert")]
+)
 def test_the_file_describes_itself(
     variant: str, backend: str, convert: Convert, float_artifact: Artifact
 ):
@@ -170,13 +182,20 @@ def test_impossible_exports_are_refused(
     assert not path.exists()
 
 
-def test_ranges_that_saw_no_data_are_refused(float_artifact: Artifact, tmp_path: Path):
-    norm = float_artifact.normalization
-    model = quantize(float_artifact.model, input_grid=Grid(norm.scale, norm.zero_point))
-    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
-    fresh = dataclasses.replace(float_artifact, model=model, variables=variables)
+def test_ranges_that_saw_no_data_are_refused(integer_artifact: Artifact, tmp_path: Path):
+    unseen = jax.tree.map(np.zeros_like, integer_artifact.variables["quant"])
+    variables = integer_artifact.variables | {"quant": unseen}
+    fresh = dataclasses.replace(integer_artifact, variables=variables)
     with pytest.raises(ValueError, match="seen"):
         tflite(fresh, tmp_path / "x.tflite", variant="int8", backend="litert")
+
+
+@pytest.mark.parametrize("variant", ["float16", "dynamic_int8"])
+def test_litert_refuses_what_it_cannot_write(
+    float_artifact: Artifact, variant: str, tmp_path: Path
+):
+    with pytest.raises(ValueError, match=f"no {variant} files; use backend='jax2tf'"):
+        tflite(float_artifact, tmp_path / "x.tflite", variant=variant, backend="litert")
 
 
 SERVE = """
@@ -187,10 +206,8 @@ np.save(sys.argv[3], serve(image=tf.constant(images))["logits"].numpy())
 """
 
 
+@pytest.mark.slow
 def test_saved_model_takes_any_batch(float_artifact: Artifact, images: np.ndarray, tmp_path: Path):
-    import subprocess
-    import sys
-
     folder = saved_model(float_artifact, tmp_path / "saved")
     np.save(tmp_path / "in.npy", images.astype(np.float32))
     arguments = [str(folder), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]

@@ -40,6 +40,11 @@ def state_of(step: int, seed: int = 0) -> State:
     )
 
 
+def small_state(step: int) -> dict[str, np.ndarray]:
+    noise = np.random.default_rng(step).normal(size=100)
+    return {"a": noise.astype(np.float32), "b": (10 * noise).astype(np.int8)}
+
+
 def assert_same(state: State, expected: State) -> None:
     ours, theirs = flat.to_host(state), flat.to_host(expected)
     assert jax.tree.structure(state) == jax.tree.structure(expected)
@@ -149,8 +154,8 @@ def test_going_back_past_a_damaged_checkpoint_keeps_only_intact_ones(tmp_path):
 
 
 def test_one_flipped_bit_in_any_file_is_noticed(tmp_path):
-    save(tmp_path, 1, state_of(1))
-    save(tmp_path, 2, state_of(2))
+    for step in (1, 2):
+        save(tmp_path, step, small_state(step))
     noise = np.random.default_rng(0)
     files = files_of(tmp_path / "step_2")
     assert len(files) > 5
@@ -161,27 +166,27 @@ def test_one_flipped_bit_in_any_file_is_noticed(tmp_path):
             damaged[position] ^= 1 << int(noise.integers(8))
             file.write_bytes(damaged)
             warnings = []
-            assert restore_latest(tmp_path, state_of(0), warnings.append).step == 1
+            assert restore_latest(tmp_path, small_state(0), warnings.append).step == 1
             (text,) = warnings
             assert str(file) in text
             assert "step 2" in text
         file.write_bytes(intact)
-    assert restore_latest(tmp_path, state_of(0), silent).step == 2
+    assert restore_latest(tmp_path, small_state(0), silent).step == 2
 
 
 def test_a_truncated_an_emptied_or_a_missing_file_is_noticed(tmp_path):
-    save(tmp_path, 1, state_of(1))
-    save(tmp_path, 2, state_of(2))
+    for step in (1, 2):
+        save(tmp_path, step, small_state(step))
     for file in files_of(tmp_path / "step_2"):
         intact = file.read_bytes()
         for content in (intact[:-1], b"", None):
             file.unlink() if content is None else file.write_bytes(content)
             warnings = []
-            restored = restore_latest(tmp_path, state_of(0), warnings.append)
-            assert_same(restored.state, state_of(1))
+            restored = restore_latest(tmp_path, small_state(0), warnings.append)
+            np.testing.assert_array_equal(restored.state["a"], small_state(1)["a"])
             assert str(file) in warnings[0]
         file.write_bytes(intact)
-    assert restore_latest(tmp_path, state_of(0), silent).step == 2
+    assert restore_latest(tmp_path, small_state(0), silent).step == 2
 
 
 def test_a_checkpoint_under_another_steps_name_is_noticed(tmp_path):
@@ -323,7 +328,7 @@ def test_kill_9_at_any_moment_leaves_a_right_newest_checkpoint(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     saved, target = 0, {"a": jnp.zeros(5000), "b": jnp.int32(0)}
     with subprocess.Popen(command, env=environment, **pipes) as children:
-        for _ in range(6):
+        for _ in range(5):
             children.stdin.write(f"{saved + 1}\n")
             children.stdin.flush()
             child, saved = map(int, children.stdout.readline().split())

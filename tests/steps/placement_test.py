@@ -48,7 +48,12 @@ def case(kind: str):
     if kind == "quantized":
         student = quantize.quantize(student)
         variables = quantize.calibrate(student, variables, [images])
-    return steps.distill(student, teacher, loss, optimizer, inputs=inputs), optimizer, variables, frozen
+    return (
+        steps.distill(student, teacher, loss, optimizer, inputs=inputs),
+        optimizer,
+        variables,
+        frozen,
+    )
 
 
 def after_updates(kind: str, name: str, devices: int) -> dict[str, np.ndarray]:
@@ -104,7 +109,9 @@ def test_a_step_is_pure():
     state, batch = steps.start(optimizer, jax.random.key(2), variables), batches()[0]
     run = jax.jit(step)
     first, again = run(state, frozen, batch), run(state, frozen, batch)
-    for a, b in zip(jax.tree.leaves(first[0].params), jax.tree.leaves(again[0].params), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(first[0].params), jax.tree.leaves(again[0].params), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 

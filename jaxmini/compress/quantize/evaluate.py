@@ -82,9 +82,7 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
         case Move():
             return group.move(*operands)
         case AveragePool():
-            return [
-                hooks.average(group, group.window_sum(*operands) / jnp.float32(group.count))
-            ]
+            return [hooks.average(group, group.window_sum(*operands) / jnp.float32(group.count))]
         case Rectifier():
             (values,) = operands
         case Weighted():

@@ -213,19 +213,21 @@ class Plan:
             f"{len(self.groups)} groups, {len(self.sites)} grids"
         ]
         rows = [(group.name, str(group), self._route(group)) for group in self.groups]
-        wide = [max((len(row[k]) for row in rows), default=0) for k in range(2)]
-        lines += [f"  {a:{wide[0]}}  {b:{wide[1]}}  {route}" for a, b, route in rows]
-        lines += [f"  tied   {site} = {' = '.join(names)}" for site, names in self.ties.items()]
+        wide = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+        lines += [f"  {name:{wide[0]}}  {what:{wide[1]}}  {route}" for name, what, route in rows]
+        lines += [f"  tied: {site} = {' = '.join(others)}" for site, others in self.ties.items()]
         lines += [
-            f"  fixed  {s}: scale {g.scale:.8g}, zero point {g.zero_point}"
-            for s, g in self.fixed.items()
+            f"  given: {site}, scale {grid.scale:.8g}, zero point {grid.zero_point}"
+            for site, grid in self.fixed.items()
         ]
         return "\n".join(lines)
 
     def _route(self, group: Group) -> str:
         sources = ["constant" if self.is_constant(v) else self.site_of[v] for v in group.inputs]
-        target = "" if group.site in sources else f" -> {group.site}"
-        return " + ".join(dict.fromkeys(sources)) + target
+        if set(sources) == {group.site}:
+            return f"on {group.site}"
+        kept = "" if group.site == group.name else f", on {group.site}"
+        return "of " + " + ".join(dict.fromkeys(sources)) + kept
 
 
 def scaled(inputs: Array, kernel: Array) -> Array:

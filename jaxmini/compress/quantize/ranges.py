@@ -8,13 +8,11 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxmini import axis
-from jaxmini.compress.quantize import grid as grids
 from jaxmini.compress.quantize.evaluate import Float
-from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.grid import Grid, covering
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.model import Variables
 from jaxmini.state import Array
@@ -50,10 +48,14 @@ def is_seen(known: Range) -> Array:
     return known["high"] > known["low"]
 
 
-def moving_average(known: Range, seen: Range, momentum: float) -> Range:
-    """``momentum * known + (1 - momentum) * seen``; the first range seen is taken whole."""
-    weight = jnp.where(is_seen(known), jnp.float32(momentum), jnp.float32(0))
-    return {end: weight * known[end] + (1 - weight) * seen[end] for end in ("low", "high")}
+def moving_average(known: Ranges, seen: Ranges, momentum: float) -> Ranges:
+    """``momentum * known + (1 - momentum) * seen``; the first range that a site sees is taken whole."""
+
+    def average(known: Range, seen: Range) -> Range:
+        weight = jnp.where(is_seen(known), jnp.float32(momentum), jnp.float32(0))
+        return {end: weight * known[end] + (1 - weight) * seen[end] for end in known}
+
+    return {site: average(known[site], seen[site]) for site in known}
 
 
 def grids_of(plan: Plan, ranges: Ranges) -> dict[str, Grid]:
@@ -61,30 +63,33 @@ def grids_of(plan: Plan, ranges: Ranges) -> dict[str, Grid]:
 
     Raises:
         ValueError: the ranges are not those of the plan's sites, or one has never seen data. The second
-            can be told of numbers only: under jit, grad and pmap it is not checked.
+            can be told of numbers only: while jit, grad or pmap trace it is not checked.
     """
-    check(plan, ranges)
-    covering = {
-        site: grids.covering(ranges[site]["low"], ranges[site]["high"]) for site in plan.observed
-    }
-    return {**plan.fixed, **covering}
+    check_sites(plan, ranges)
+    check_seen(ranges)
+    grids = {site: covering(known["low"], known["high"]) for site, known in ranges.items()}
+    return {**plan.fixed, **grids}
 
 
-def check(plan: Plan, ranges: Ranges) -> None:
-    """Raise the ValueError of ``grids_of``."""
-    if set(ranges) != set(plan.observed):
-        missing, extra = set(plan.observed) - set(ranges), set(ranges) - set(plan.observed)
+def check_sites(plan: Plan, ranges: Ranges) -> None:
+    """Raise ValueError if the ranges are not those of the plan's sites."""
+    missing, extra = set(plan.observed) - set(ranges), set(ranges) - set(plan.observed)
+    if missing or extra:
         raise ValueError(
-            f"quantize: the collection 'quant' is not of this model: missing {sorted(missing)}, "
-            f"unknown {sorted(extra)}: take it from init of the same model"
+            "quantize: the collection 'quant' is of another model: sites missing "
+            f"{sorted(missing)}, sites unknown {sorted(extra)}: take it from init of this model"
         )
+
+
+def check_seen(ranges: Ranges) -> None:
+    """Raise ValueError if a range has never seen data, and is a number."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(ranges)):
         return
-    known = jax.device_get(ranges)
-    if unseen_sites := [site for site in plan.observed if not np.all(is_seen(known[site]))]:
+    unseen_sites = [site for site, known in jax.device_get(ranges).items() if not is_seen(known)]
+    if unseen_sites:
         raise ValueError(
-            f"quantize: {len(unseen_sites)} of {len(known)} ranges have never seen data, "
-            f"{unseen_sites[0]!r} first: call calibrate(model, variables, batches), or train"
+            f"quantize: {len(unseen_sites)} of {len(ranges)} ranges have never seen data, "
+            f"{unseen_sites[0]!r} for one: call calibrate(model, variables, batches), or train"
         )
 
 

@@ -41,6 +41,10 @@ def group(program: Program, input_grid: Grid | None = None) -> Plan:
         ValueError: something between the input and the output has no int8 form; names the operation, its
             module, and what to do.
     """
+    if (dtype := program.types[program.input].dtype) != np.float32:
+        raise ValueError(
+            f"quantize: the model's input is {dtype}: give it normalised pictures in float32"
+        )
     grouping = Grouping(program)
     active = [op for op in program.ops if grouping.is_activation(op.outputs[0])]
     for op in active:
@@ -48,13 +52,13 @@ def group(program: Program, input_grid: Grid | None = None) -> Plan:
     for op in active:
         if op.outputs[0] not in grouping.taken:
             check_float32(op, program)
-            RULES.get(op.name, _refused)(grouping, op)
+            RULES.get(op.name, _no_rule)(grouping, op)
     if not grouping.is_activation(grouping.output):
         raise ValueError("quantize: the model's output does not depend on its input")
     return grouping.finish({} if input_grid is None else {INPUT: input_grid})
 
 
-def _refused(grouping: Grouping, op: Op) -> None:
+def _no_rule(grouping: Grouping, op: Op) -> None:
     refuse(op)
 
 

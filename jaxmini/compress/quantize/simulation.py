@@ -148,7 +148,10 @@ def _centred(integers: Array, grid: Grid) -> Array:
 def _clamped(values: Array, clamp: Clamp | None, grid: Grid) -> Array:
     if clamp is None:
         return values
-    return jnp.clip(values, 0.0, min(clamp.high / float(grid.scale), 2.0 * HIGH + 1).__round__())
+    values = jnp.maximum(values, 0.0)
+    return (
+        values if np.isinf(clamp.high) else jnp.minimum(values, np.round(clamp.high / grid.scale))
+    )
 
 
 def _exact_parts(kernel: np.ndarray) -> list[np.ndarray]:

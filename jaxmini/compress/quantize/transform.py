@@ -20,6 +20,7 @@ from jaxmini.compress.quantize.program import trace
 from jaxmini.compress.quantize.ranges import (
     Observe,
     Ranges,
+    check_sites,
     grids_of,
     moving_average,
     union,
@@ -145,15 +146,13 @@ def _apply(
 ) -> tuple[Array, Variables]:
     floats, ranges = _without_ranges(variables), _ranges(variables)
     plan = make_plan(model, floats, inputs, grid)
-    if not train:
-        return evaluate(plan, FakeQuant(plan, floats, grids_of(plan, ranges)), inputs), {}
+    if not train or scheme.momentum == 1:
+        hooks = FakeQuant(plan, floats, grids_of(plan, ranges))
+        return evaluate(plan, hooks, inputs), {COLLECTION: ranges} if train else {}
+    check_sites(plan, ranges)
     hooks = Train(plan, floats, ranges)
     outputs = evaluate(plan, hooks, inputs)
-    return outputs, {
-        COLLECTION: {
-            s: moving_average(r, hooks.seen[s], scheme.momentum) for s, r in ranges.items()
-        }
-    }
+    return outputs, {COLLECTION: moving_average(ranges, hooks.seen, scheme.momentum)}
 
 
 def _observe(model: Model, variables: Variables, inputs: PyTree) -> Ranges:

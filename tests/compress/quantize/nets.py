@@ -1,0 +1,91 @@
+"""Small nets that hold what real ones do, with variables far from their initial values."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Residual(nn.Module):
+    """Convolution, depthwise, pointwise, residual addition, max-pool, mean, dense."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        def norm():
+            return nn.BatchNorm(use_running_average=not train)
+
+        x = nn.relu(norm()(nn.Conv(8, (3, 3), 2, use_bias=False, name="stem")(x)))
+        y = nn.Conv(8, (3, 3), feature_group_count=8, use_bias=False, name="depthwise")(x)
+        y = nn.relu6(norm()(y))
+        x = nn.relu(x + norm()(nn.Conv(8, (1, 1), use_bias=False, name="pointwise")(y)))
+        x = nn.max_pool(x, (2, 2), (2, 2))
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        return nn.Dense(5, name="head")(x.mean((1, 2)))
+
+
+class Branches(nn.Module):
+    """What people write by hand: normalisation inside, pool before relu, splits, pads, concatenation."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = (x - 0.1) / 0.5
+        x = nn.relu(nn.max_pool(nn.Conv(6, (3, 3), name="first")(x), (2, 2), (2, 2)))
+        x = jnp.clip(nn.Conv(8, (3, 3), padding="VALID", name="second")(x), 0, 6)
+        a, b = jnp.split(x, 2, -1)
+        x = jnp.concatenate([a * b - b, jnp.pad(a[:, ::2, ::2], ((0, 0), (1, 2), (2, 1), (0, 0)))], -1)
+        with jax.numpy_dtype_promotion("standard"):  # linen divides by an integer
+            x = nn.avg_pool(nn.relu(x), (3, 3), (2, 2), "SAME")
+        x = x.reshape(x.shape[0], -1)
+        x = nn.relu(nn.Dense(12, name="hidden")(x))
+        x = nn.BatchNorm(use_running_average=True, name="norm")(x + nn.Dense(12, name="side")(x))
+        return 2.0 - nn.Dense(4, name="head")(x)
+
+
+class PreActivation(nn.Module):
+    """BatchNorm before its convolution, a position table, a head on a mean with kept axes, remat."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.Conv(6, (3, 3), 2, name="stem")(x)
+        y = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        x = x + nn.remat(nn.Conv)(6, (3, 3), name="conv")(y)
+        shape = (1, *x.shape[1:])
+        x = x + self.param("position", nn.initializers.normal(0.5), shape)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        x = nn.relu(nn.Conv(7, (1, 1), name="late")(x.mean((1, 2), keepdims=True)))
+        return nn.Dense(3, name="head")(x[:, 0, 0])
+
+
+class Shared(nn.Module):
+    """One convolution used twice."""
+
+    @nn.compact
+    def __call__(self, x):
+        conv = nn.Conv(3, (3, 3), name="conv")
+        return nn.Dense(3, name="head")(nn.relu(conv(nn.relu(conv(x)))).mean((1, 2)))
+
+
+def pictures(batch=4, size=12, seed=0):
+    return jax.random.normal(jax.random.key(seed), (batch, size, size, 3))
+
+
+def disturbed(variables, seed=0):
+    """Variables as after training: statistics, biases and factors of BatchNorm of both signs, one 0."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name == "var":
+            leaf = rng.uniform(0.5, 2.0, leaf.shape)
+        elif name in ("mean", "bias"):
+            leaf = 0.3 * rng.normal(size=leaf.shape)
+        elif name == "scale":
+            leaf = rng.uniform(0.5, 1.5, leaf.shape) * rng.choice((-1, 1, 1), leaf.shape)
+            leaf[0] = 0
+        return jnp.asarray(leaf, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, variables)
+
+
+def start(model, inputs, seed=0):
+    return disturbed(jax.jit(model.init)(jax.random.key(seed), inputs), seed)

@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxmini.compress.quantize import Grid, calibrate, quantize
+from jaxmini.data import Normalization
+from jaxmini.evaluate.accuracy import predict_all
+from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers, tflite_predict
+from jaxmini.export import Artifact, describe_file, metadata, predict, tflite
+from jaxmini.model import from_linen
+
+NORMALIZATION = Normalization(0.5, 0.25)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), dtype=np.uint8)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(3)(nn.relu(nn.Conv(4, (3, 3))(x)).mean((1, 2)))
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    grid = Grid(NORMALIZATION.scale, NORMALIZATION.zero_point)
+    model = quantize(from_linen(Net()), input_grid=grid)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+    variables = calibrate(model, variables, [NORMALIZATION(jnp.asarray(IMAGES))])
+    return Artifact(model, variables, ("a", "b", "c"), NORMALIZATION, (4, 4, 1))
+
+
+@pytest.fixture(scope="module")
+def integer_file(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("files") / "int8.tflite"
+    return tflite(artifact, path, variant="int8", backend="litert").path
+
+
+@pytest.fixture(scope="module")
+def float_file(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    variables = {"params": artifact.variables["params"]}
+    plain = Artifact(from_linen(Net()), variables, artifact.labels, NORMALIZATION, (4, 4, 1))
+    path = tmp_path_factory.mktemp("files") / "float.tflite"
+    return tflite(plain, path, variant="float32", backend="litert").path
+
+
+@pytest.mark.parametrize("kernels", list(Kernels))
+def test_an_integer_file_is_a_predict(kernels: Kernels, integer_file: Path, artifact: Artifact):
+    logits = tflite_predict(integer_file, kernels=kernels, threads=2)(IMAGES)
+    step = describe_file(integer_file)["output"]["scale"]
+    assert logits.dtype == np.float32
+    assert np.abs(logits - np.asarray(predict(artifact)(IMAGES))).max() <= 2.5 * step
+
+
+def test_integers_are_the_logits_in_steps(integer_file: Path):
+    output = describe_file(integer_file)["output"]
+    integers = tflite_integers(integer_file)(IMAGES)
+    assert integers.dtype == np.int8
+    np.testing.assert_allclose(
+        tflite_predict(integer_file)(IMAGES),
+        (integers.astype(np.float32) - output["zero_point"]) * np.float32(output["scale"]),
+        rtol=1e-6,
+    )
+
+
+def test_black_and_white_reach_the_ends_of_the_grid(integer_file: Path, artifact: Artifact):
+    extremes = np.stack([np.zeros((4, 4, 1), np.uint8), np.full((4, 4, 1), 255, np.uint8)])
+    step = describe_file(integer_file)["output"]["scale"]
+    expected = np.asarray(predict(artifact)(extremes))
+    assert np.abs(tflite_predict(integer_file)(extremes) - expected).max() <= 2.5 * step
+
+
+def test_a_float_file_is_a_predict_from_bytes_too(float_file: Path):
+    expected = tflite_predict(float_file)(IMAGES)
+    np.testing.assert_array_equal(tflite_predict(float_file.read_bytes())(IMAGES), expected)
+    np.testing.assert_array_equal(predict_all(tflite_predict(float_file), IMAGES, 4), expected)
+    with pytest.raises(ValueError, match="output is float32, not int8"):
+        tflite_integers(float_file)
+
+
+def test_latency_is_ordered(integer_file: Path):
+    measured = latency(integer_file, runs=20, warmup=2)
+    assert 0 < measured.low <= measured.median <= measured.high
+    assert measured.runs == 20
+
+
+def test_truncated_and_foreign_files_are_refused(integer_file: Path, tmp_path: Path):
+    content = integer_file.read_bytes()
+    cut = tmp_path / "cut.tflite"
+    cut.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut.tflite: .*damaged or cut short"):
+        tflite_predict(cut)
+    with pytest.raises(ValueError, match="not a .tflite file"):
+        latency(b"GIF89a and nothing more")
+    with pytest.raises(FileNotFoundError):
+        tflite_predict(tmp_path / "nothing.tflite")
+
+
+def test_bad_arguments_are_refused(integer_file: Path):
+    with pytest.raises(ValueError, match=r"'xnpack' are unknown; there are 'xnnpack'"):
+        tflite_predict(integer_file, kernels="xnpack")
+    with pytest.raises(ValueError, match="threads is 0"):
+        tflite_predict(integer_file, threads=0)
+    with pytest.raises(ValueError, match="runs is 0"):
+        latency(integer_file, runs=0)
+    with pytest.raises(ValueError, match=r"uint8 images \[B, 4, 4, 1\], got float32"):
+        tflite_predict(integer_file)(IMAGES.astype(np.float32))
+    with pytest.raises(ValueError, match=r"got uint8\[6, 4, 1\]"):
+        tflite_predict(integer_file)(IMAGES[:, 0])
+
+
+def test_a_file_that_does_not_say_how_it_is_read_is_refused(integer_file: Path):
+    from jaxmini.export import flatbuffer
+
+    model = flatbuffer.load(integer_file.read_bytes())
+    model.metadata = []
+    with pytest.raises(ValueError, match=f"no '{metadata.NAME}' metadata"):
+        tflite_predict(flatbuffer.dump(model))

@@ -1,0 +1,78 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxmini.export import metadata
+from jaxmini.export.flatbuffer import dump, load, read
+from tests.export.tampering import edited
+
+
+def test_read_says_what_the_file_holds(integer_bytes: bytes, tmp_path: Path):
+    (tmp_path / "f.tflite").write_bytes(integer_bytes)
+    file = read(tmp_path / "f.tflite")
+    assert file.size == len(integer_bytes)
+    assert [op.name for op in file.ops][-2:] == ["MEAN", "FULLY_CONNECTED"]
+    assert file.op_counts["CONV_2D"] == 2
+    image = file.tensors[file.inputs[0]]
+    assert (image.shape, image.dtype) == ((1, 8, 8, 3), np.int8)
+    kernel = file.tensors[next(op for op in file.ops if op.name == "CONV_2D").inputs[1]]
+    assert kernel.data.shape == kernel.shape == (8, 3, 3, 3)
+    assert kernel.scale.shape == kernel.zero_point.shape == (8,)
+    assert any(op.activation == "RELU6" for op in file.ops)
+
+
+def test_dump_of_load_is_the_same_file(integer_bytes: bytes):
+    before, after = read(integer_bytes), read(dump(load(integer_bytes)))
+    assert before.ops == after.ops
+    assert before.metadata == after.metadata
+    for ours, theirs in zip(before.tensors, after.tensors, strict=True):
+        assert (ours.name, ours.shape) == (theirs.name, theirs.shape)
+        np.testing.assert_array_equal(ours.data, theirs.data)
+
+
+@given(st.floats(0, 0.98))
+def test_a_file_cut_short_is_refused(integer_bytes: bytes, part: float):
+    with pytest.raises(ValueError, match=r"not a .tflite file|damaged or cut short"):
+        read(integer_bytes[: int(part * len(integer_bytes))])
+
+
+def test_foreign_files_are_refused(tmp_path: Path):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(ValueError, match=r"picture.png: not a .tflite file"):
+        read(tmp_path / "picture.png")
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "nothing.tflite")
+
+
+def test_types_and_sizes_that_do_not_fit_are_refused(integer_bytes: bytes):
+    def odd_type(model: Any, graph: Any) -> None:
+        graph.tensors[0].type = 8
+
+    def odd_shape(model: Any, graph: Any) -> None:
+        tensor = next(t for t in graph.tensors if model.buffers[t.buffer].data is not None)
+        tensor.shape = np.array([1, 2], np.int32)
+
+    with pytest.raises(ValueError, match="type 8, which is not supported"):
+        read(edited(integer_bytes, odd_type))
+    with pytest.raises(ValueError, match="stores .* bytes"):
+        read(edited(integer_bytes, odd_shape))
+    with pytest.raises(ValueError, match="2 subgraphs"):
+        read(edited(integer_bytes, lambda model, graph: model.subgraphs.append(graph)))
+
+
+def test_metadata_is_replaced_not_repeated(integer_bytes: bytes):
+    content = metadata.write(integer_bytes, {"labels": ["β", "γ"]})
+    assert metadata.describe_file(content) == {"labels": ["β", "γ"]}
+    assert read(content).metadata.keys() == read(integer_bytes).metadata.keys()
+    assert "min_runtime_version" in read(content).metadata
+
+
+def test_a_file_without_our_metadata_is_told_so(integer_bytes: bytes, tmp_path: Path):
+    path = tmp_path / "foreign.tflite"
+    path.write_bytes(edited(integer_bytes, lambda model, graph: setattr(model, "metadata", [])))
+    with pytest.raises(ValueError, match=r"foreign.tflite: holds no 'jaxmini' metadata"):
+        metadata.describe_file(path)

@@ -1,0 +1,54 @@
+"""Tiny: a chain with every kind of stage, seconds long."""
+
+import jaxmini.data as data
+import jaxmini.losses as losses
+import jaxmini.models as models
+from jaxmini.compress import quantize
+from jaxmini.model import with_head
+from jaxmini.recipe import Contrastive, Distill, Export, Recipe, Supervised
+from jaxmini.steps import adamw, sgd
+
+
+def get_config() -> Recipe:
+    pictures = data.unlabelled(data.digits())
+    body = models.small_resnet(stem_width=8, stem_stride=2, widths=(8,), strides=(1,))
+    small = models.small_resnet(10, stem_width=8, stem_stride=2, widths=(8,), strides=(1,))
+
+    pretrain = Contrastive(
+        name="pretrain",
+        data=pictures,
+        model=with_head(body, models.projection_head(8, hidden=8)),
+        loss=losses.nt_xent(temperature=0.2),
+        view=data.small_pictures(area=(0.6, 1.0), jitter=0.5, noise=0.1),
+        optimizer=adamw(1e-3),
+        batch_size=32,
+    )
+    teacher = Supervised(
+        name="teacher",
+        data=data.few_labels(data.digits(), 200),
+        model=with_head(body, models.classifier(10)),
+        start=pretrain,
+        optimizer=adamw(1e-2),
+        epochs=6,
+        batch_size=32,
+    )
+    student = Distill(
+        name="student",
+        data=pictures,
+        model=small,
+        teacher=teacher,
+        optimizer=sgd(0.1),
+        batch_size=32,
+    )
+    int8 = Distill(
+        name="int8",
+        data=pictures,
+        start=student,
+        teacher=teacher,
+        quantize=quantize.int8(),
+        optimizer=sgd(0.01, clip=1.0),
+        batch_size=32,
+    )
+    return Recipe(
+        stages=(pretrain, teacher, student, int8), exports=(Export(int8, "int8", "litert", name="tiny"),)
+    )
