@@ -183,7 +183,10 @@ def test_impossible_exports_are_refused(
 
 
 def test_ranges_that_saw_no_data_are_refused(integer_artifact: Artifact, tmp_path: Path):
-    unseen = jax.tree.map(np.zeros_like, integer_artifact.variables["quant"])
+    unseen = {
+        site: {"low": np.float32(np.inf), "high": np.float32(-np.inf)}
+        for site in integer_artifact.variables["quant"]
+    }
     variables = integer_artifact.variables | {"quant": unseen}
     fresh = dataclasses.replace(integer_artifact, variables=variables)
     with pytest.raises(ValueError, match="seen"):

@@ -73,6 +73,17 @@ def test_terms_of_one_name_are_told_apart():
     )
 
 
+def test_nested_sums_lose_no_metric():
+    _, metrics = (square(1.0) + 2 * (square(2.0) + square(3.0)))(SIGNALS, {})
+    assert sorted(float(value) for value in metrics.values()) == pytest.approx(
+        [SQUARE, 2 * SQUARE, 3 * SQUARE]
+    )
+
+
+def test_pythons_sum_adds_losses():
+    assert sum([square(1.0), square(2.0)]) == Sum((square(1.0), square(2.0)))
+
+
 def test_doubling_a_weight_doubles_the_gradient():
     """mmrazor's CRD loss accepted a weight and ignored it."""
 
@@ -108,7 +119,7 @@ def test_mean_without_a_mask_is_the_mean():
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e30, np.inf, np.nan])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32, jnp.bool_])
 def test_padded_rows_have_no_influence_on_the_mean(garbage, dtype):
     mask = jnp.array([1, 0, 1, 0]).astype(dtype)
     rows = jnp.array([1.0, garbage, 4.0, garbage])

@@ -1,7 +1,7 @@
 """Ranges: the least and greatest number seen at each site, kept in the ``quant`` collection.
 
-``{site: {"low": float32 [], "high": float32 []}}`` with ``low <= 0 <= high``; a range that has seen nothing
-is 0 to 0.
+``{site: {"low": float32 [], "high": float32 []}}`` with ``low <= 0 <= high``. A range that has seen nothing
+is empty, infinity to -infinity; one that has only seen zeros is 0 to 0.
 """
 
 from typing import TypeAlias
@@ -23,8 +23,8 @@ Ranges: TypeAlias = dict[str, Range]
 
 def unseen(plan: Plan) -> Ranges:
     """The ranges of a plan before any data."""
-    zero = jnp.float32(0)
-    return {site: {"low": zero, "high": zero} for site in plan.observed}
+    empty = {"low": jnp.float32(jnp.inf), "high": jnp.float32(-jnp.inf)}
+    return {site: dict(empty) for site in plan.observed}
 
 
 def observed(values: Array) -> Range:
@@ -45,15 +45,18 @@ def union(first: Range, second: Range) -> Range:
 
 def is_seen(known: Range) -> Array:
     """Whether a range has seen data, bool []."""
-    return known["high"] > known["low"]
+    return known["high"] >= known["low"]
 
 
 def moving_average(known: Ranges, seen: Ranges, momentum: float) -> Ranges:
     """``momentum * known + (1 - momentum) * seen``; the first range that a site sees is taken whole."""
 
     def average(known: Range, seen: Range) -> Range:
-        weight = jnp.where(is_seen(known), jnp.float32(momentum), jnp.float32(0))
-        return {end: weight * known[end] + (1 - weight) * seen[end] for end in known}
+        before = is_seen(known)
+        return {
+            end: jnp.where(before, momentum * known[end] + (1 - momentum) * seen[end], seen[end])
+            for end in known
+        }
 
     return {site: average(known[site], seen[site]) for site in known}
 

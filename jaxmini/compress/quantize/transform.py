@@ -50,7 +50,7 @@ class int8:
 def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = None) -> Model:
     """The model with every tensor rounded as the integer file will round it, straight-through in training.
 
-    ``init`` adds the collection ``quant`` of ranges, all 0 until ``calibrate`` or training has seen data.
+    ``init`` adds the collection ``quant`` of ranges, empty until ``calibrate`` or training has seen data.
     ``apply(..., train=True)`` updates them, and leaves every other collection as it is.
 
     Args:

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.compress.quantize.nets import Branches, PreActivation, Residual, Shared, pictures, start
+from quantize_nets import Branches, PreActivation, Residual, Shared, pictures, start
 
 from jaxmini import models
 from jaxmini.compress.quantize.evaluate import Float, evaluate
@@ -109,7 +109,7 @@ class OwnNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.Dense(2)(x)
-        return x - x.mean(0)
+        return x - x.mean(0, keepdims=True)
 
 
 def test_own_batch_statistics_are_refused():

@@ -32,7 +32,7 @@ class Branches(nn.Module):
         x = nn.relu(nn.max_pool(nn.Conv(6, (3, 3), name="first")(x), (2, 2), (2, 2)))
         x = jnp.clip(nn.Conv(8, (3, 3), padding="VALID", name="second")(x), 0, 6)
         a, b = jnp.split(x, 2, -1)
-        x = jnp.concatenate([a * b - b, jnp.pad(a[:, ::2, ::2], ((0, 0), (1, 2), (2, 1), (0, 0)))], -1)
+        x = jnp.concatenate([a * b - b, jnp.pad(a[:, ::2, ::2], ((0, 0), (1, 1), (2, 0), (0, 0)))], -1)
         with jax.numpy_dtype_promotion("standard"):  # linen divides by an integer
             x = nn.avg_pool(nn.relu(x), (3, 3), (2, 2), "SAME")
         x = x.reshape(x.shape[0], -1)
