@@ -36,7 +36,9 @@ class Pictures:
         self.view, self.mean, self.std = view, mean, std
 
     def __call__(self, key: Array, image: Array) -> Array:
-        image = jax.vmap(self.view)(jax.random.split(key, len(image)), image.astype(jnp.float32) / 255)
+        image = jax.vmap(self.view)(
+            jax.random.split(key, len(image)), image.astype(jnp.float32) / 255
+        )
         return (image - self.mean) / self.std
 
 
@@ -196,7 +198,11 @@ def _folded(layer: PyTree, stats: PyTree) -> tuple[Array, Array]:
 def _rounded_conv(x: Array, scale_in: Array, kernel: Array, bias: Array, stride: int) -> Array:
     scale = _kernel_scale(kernel)
     y = jax.lax.conv_general_dilated(
-        x, _straight(kernel, scale), (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        _straight(kernel, scale),
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y + _straight(bias, scale_in * scale).reshape(1, 1, 1, -1)
 

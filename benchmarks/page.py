@@ -40,7 +40,9 @@ class Page:
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """The arguments every benchmark takes."""
-    arguments = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
+    arguments = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=description
+    )
     arguments.add_argument("--quick", action="store_true", help="a tiny form: does it run at all?")
     arguments.add_argument("--write", action="store_true", help=f"write docs/results/{name}.md")
     return arguments

@@ -7,18 +7,20 @@ come from the host; jaxmini's also returns its metrics. The bar is a median CPU 
 """
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from benchmarks import bare, page, pairs
 from jaxmini import data, losses, models, steps
 from jaxmini.compress import quantize
-from jaxmini.model import Model, Variables, from_linen, with_head
+from jaxmini.model import Variables, with_head
 from jaxmini.run.report.table import Table
 from jaxmini.run.stage import Contrastive, Distill, Stage, Supervised
 from jaxmini.state import Array, PyTree
@@ -52,7 +54,12 @@ class Shape:
 
 DIGITS = Shape("8 px", (8, 8, 1), 64, 24, ((8, 1), (16, 2), (32, 2)), ((16, 1), (32, 2), (64, 2)))
 SMALL = Shape(
-    "32 px", (32, 32, 3), 64, 4, ((16, 2), (16, 1), (32, 2), (48, 2)), ((32, 2), (32, 1), (64, 2), (128, 2))
+    "32 px",
+    (32, 32, 3),
+    64,
+    4,
+    ((16, 2), (16, 1), (32, 2), (48, 2)),
+    ((32, 2), (32, 1), (64, 2), (128, 2)),
 )
 TINY = Shape("8 px, tiny", (8, 8, 1), 8, 1, ((4, 2), (4, 1)), ((4, 2), (8, 2)))
 
@@ -62,47 +69,40 @@ class Scene:
     """One training, both ways.
 
     Attributes:
-        name: of what is trained.
         stage: jaxmini's.
-        model: that the stage trains.
         variables: to start from.
         frozen: a teacher's variables.
         bare: the step written out by hand.
         rest: what changes in it besides params, as it starts.
     """
 
-    name: str
     stage: Stage
-    model: Model
     variables: Variables
     frozen: PyTree
     bare: bare.Step
     rest: PyTree
 
-    @property
-    def optimizer(self) -> steps.sgd:
-        return self.stage.optimizer(1000)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Time every kind of step in every shape; 1 where a ratio is above the bar and all was measured."""
     options = _parser().parse_args(arguments)
-    shapes = (TINY,) if options.quick else (DIGITS, SMALL)
+    shapes, kinds = ((TINY,), KINDS[1:2]) if options.quick else ((DIGITS, SMALL), KINDS)
     rounds = 2 if options.quick else options.rounds
     groups, ratios = [], []
     for shape in shapes:
-        for scene in scenes(shape):
-            timings = pairs.alternate(ways(scene, shape), rounds=rounds, calls=1)
+        for kind in kinds:
+            timings = pairs.alternate(ways(kind(shape), shape), rounds=rounds)
             timings = {how: _a_step(timing, shape.steps) for how, timing in timings.items()}
-            groups.append(pairs.rows(scene.name, timings))
+            groups.append(pairs.rows(f"{kind.__name__}, {shape.name}", timings))
             written, *placed = timings.values()
             ratios += [pairs.ratio(timing.cpu, written.cpu).median for timing in placed]
-            print(f"{scene.name}: {ratios[-2]:.3f} {ratios[-1]:.3f}", file=sys.stderr, flush=True)
+            print(f"{groups[-1][0][0]}: {ratios[-2]:.3f} {ratios[-1]:.3f}", file=sys.stderr)
     kept = sum(ratio <= BAR for ratio in ratios)
     shown = page.Page(
         name="step_overhead",
         title="What jaxmini's steps cost over the same training written by hand",
-        method=__doc__.split("\n\n")[2].replace("\n", " ") + f" {rounds} rounds, CPU of all threads.",
+        method=__doc__.split("\n\n")[2].replace("\n", " ")
+        + f" {rounds} rounds, CPU of all threads.",
         table=Table(pairs.COLUMNS, tuple(groups)),
         findings=(f"{kept} of {len(ratios)} median CPU ratios are at most {BAR}.",),
     )
@@ -110,75 +110,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if options.quick or kept == len(ratios) else 1
 
 
-def scenes(shape: Shape, view: data.View | None = None) -> list[Scene]:
-    """The four kinds of step in a shape.
-
-    Args:
-        shape: of pictures and nets.
-        view: instead of each stage's own augmentation.
-    """
-    source = pictures(shape)
-    common = {"data": source, "optimizer": steps.sgd(0.01), "batch_size": shape.batch_size}
-    crop = view or data.small_pictures(area=(0.6, 1.0), noise=0.1)
-    common_shift = common | {"view": view or data.shift(1)}
-    student, teacher = net(shape.student, 10), net(shape.teacher, 10)
+def contrastive(shape: Shape, view: data.View | None = None) -> Scene:
+    """Two views of each picture; ``view`` stands in for the stage's own augmentation."""
     body, projector = net(shape.teacher, None), models.projection_head(32, hidden=64)
-
-    pretrain = Contrastive(
+    view = view or data.small_pictures(area=(0.6, 1.0), noise=0.1)
+    stage = Contrastive(
         name="contrastive",
         model=with_head(body, projector),
         loss=losses.nt_xent(TEMPERATURE),
-        **common | {"view": crop},
+        **_common(shape, view),
     )
-    teach = Supervised(name="supervised", model=teacher, **common_shift)
-    distil = Distill(
-        name="distill", model=student, teacher=teach, loss=losses.kl(TEMPERATURE), **common_shift
-    )
-    int8 = Distill(
-        name="int8",
-        start=distil,
-        teacher=teach,
-        quantize=quantize.int8(),
-        loss=losses.kl(TEMPERATURE),
-        **common_shift,
-    )
+    written = bare.contrastive(bare.Headed(body, projector), _seen(view), _optimizer(), TEMPERATURE)
+    variables = _init(stage, shape)
+    return Scene(stage, variables, {}, written, variables["batch_stats"])
 
-    images = NORMALIZATION(source.load().train.image)
-    frozen = _init(teach, images)
-    start = _init(distil, images)
-    calibrated = quantize.calibrate(int8.network(NORMALIZATION), start, [images])
-    seen = functools.partial(bare.Pictures, mean=NORMALIZATION.mean, std=NORMALIZATION.std)
-    optimizer, strides = distil.optimizer(1000), tuple(stride for _, stride in shape.student)
-    plan = quantize.make_plan(from_linen(student), start, images[: shape.batch_size])
-    return [
-        _scene(
-            shape,
-            pretrain,
-            _init(pretrain, images),
-            {},
-            bare.contrastive(bare.Headed(body, projector), seen(crop), optimizer, TEMPERATURE),
-        ),
-        _scene(shape, teach, frozen, {}, bare.supervised(teacher, seen(teach.view), optimizer)),
-        _scene(
-            shape,
-            distil,
-            start,
-            frozen,
-            bare.distill(student, teacher, seen(distil.view), optimizer, TEMPERATURE),
-        ),
-        dataclasses.replace(
-            _scene(
-                shape,
-                int8,
-                calibrated,
-                frozen,
-                bare.distill_int8(
-                    start["batch_stats"], strides, teacher, seen(int8.view), optimizer, TEMPERATURE
-                ),
-            ),
-            rest=tuple(calibrated["quant"][site] for site in plan.observed if site != "input"),
-        ),
-    ]
+
+def supervised(shape: Shape, view: data.View | None = None) -> Scene:
+    """The teacher's net on labels."""
+    stage = _teacher(shape, view or data.shift(1))
+    variables = _init(stage, shape)
+    written = bare.supervised(stage.model, _seen(stage.view), _optimizer())
+    return Scene(stage, variables, {}, written, variables["batch_stats"])
+
+
+def distill(shape: Shape, view: data.View | None = None) -> Scene:
+    """The student's net towards the teacher's."""
+    stage = _student(shape, view or data.shift(1))
+    variables, teacher = _init(stage, shape), stage.teacher
+    written = bare.distill(stage.model, teacher.model, _seen(stage.view), _optimizer(), TEMPERATURE)
+    return Scene(stage, variables, _init(teacher, shape), written, variables["batch_stats"])
+
+
+def int8(shape: Shape, view: data.View | None = None) -> Scene:
+    """The same in the integers of its file."""
+    student = _student(shape, view or data.shift(1))
+    links = {"start": student, "teacher": student.teacher, "quantize": quantize.int8()}
+    stage = Distill(name="int8", loss=student.loss, **links, **_common(shape, student.view))
+    network, floats = stage.network(NORMALIZATION), _init(student, shape)
+    variables = quantize.calibrate(network, floats, [_images(shape)])
+    plan = quantize.make_plan(network, variables, _images(shape))
+    written = bare.distill_int8(
+        floats["batch_stats"],
+        tuple(stride for _, stride in shape.student),
+        student.teacher.model,
+        _seen(stage.view),
+        _optimizer(),
+        TEMPERATURE,
+    )
+    ranges = tuple(variables["quant"][site] for site in plan.observed)
+    return Scene(stage, variables, _init(student.teacher, shape), written, ranges)
+
+
+KINDS = (contrastive, supervised, distill, int8)
 
 
 def ways(scene: Scene, shape: Shape) -> dict[str, Callable[[], object]]:
@@ -192,8 +175,8 @@ def ways(scene: Scene, shape: Shape) -> dict[str, Callable[[], object]]:
 def by_hand(scene: Scene, shape: Shape) -> Callable[[], Array]:
     """A turn of the step written out by hand; returns the last loss."""
     params = scene.variables["params"]
-    state = (params, scene.rest, scene.optimizer.init(params), jax.random.key(1))
-    state = jax.tree.map(jax.numpy.copy, state)  # the step takes its memory
+    state = (params, scene.rest, _optimizer().init(params), jax.random.key(1))
+    state = jax.tree.map(jnp.copy, state)  # the step takes its memory
     batches = _batches(shape)
 
     def turn() -> Array:
@@ -208,9 +191,9 @@ def by_hand(scene: Scene, shape: Shape) -> Callable[[], Array]:
 
 def placed(scene: Scene, shape: Shape, placement: str) -> Callable[[], Array]:
     """A turn of jaxmini's step on one device; returns the last loss."""
-    step = scene.stage.step(scene.model, scene.optimizer, NORMALIZATION)
+    step = scene.stage.step(scene.stage.network(NORMALIZATION), _optimizer(), NORMALIZATION)
     on = PLACEMENTS[placement](step, jax.devices()[:1])
-    state = on.replicate(steps.start(scene.optimizer, jax.random.key(1), scene.variables))
+    state = on.replicate(steps.start(_optimizer(), jax.random.key(1), scene.variables))
     frozen, batches = on.replicate(scene.frozen), _batches(shape)
 
     def turn() -> Array:
@@ -239,16 +222,38 @@ def pictures(shape: Shape) -> data.arrays:
     return data.arrays(image, rng.integers(0, 10, count))
 
 
-def _scene(
-    shape: Shape, stage: Stage, variables: Variables, frozen: PyTree, written: bare.Step
-) -> Scene:
-    model = stage.network(NORMALIZATION)
-    rest = variables["batch_stats"]
-    return Scene(f"{stage.name}, {shape.name}", stage, model, variables, frozen, written, rest)
+def _teacher(shape: Shape, view: data.View) -> Supervised:
+    return Supervised(name="supervised", model=net(shape.teacher, 10), **_common(shape, view))
 
 
-def _init(stage: Stage, images: Array) -> Variables:
-    return jax.jit(stage.network(NORMALIZATION).init)(jax.random.key(0), images[:1])
+def _student(shape: Shape, view: data.View) -> Distill:
+    return Distill(
+        name="distill",
+        model=net(shape.student, 10),
+        teacher=_teacher(shape, view),
+        loss=losses.kl(TEMPERATURE),
+        **_common(shape, view),
+    )
+
+
+def _common(shape: Shape, view: data.View) -> dict[str, Any]:
+    return {"data": pictures(shape), "view": view, "batch_size": shape.batch_size}
+
+
+def _seen(view: data.View) -> bare.Pictures:
+    return bare.Pictures(view, NORMALIZATION.mean, NORMALIZATION.std)
+
+
+def _optimizer() -> optax.GradientTransformation:
+    return steps.sgd(0.02, warmup=0.0)(1000)
+
+
+def _init(stage: Stage, shape: Shape) -> Variables:
+    return jax.jit(stage.network(NORMALIZATION).init)(jax.random.key(0), _images(shape)[:1])
+
+
+def _images(shape: Shape) -> Array:
+    return NORMALIZATION(jnp.asarray(pictures(shape).load().train.image[: shape.batch_size]))
 
 
 def _batches(shape: Shape) -> list[dict[str, np.ndarray]]:

@@ -1,25 +1,24 @@
 """The command line: ``python -m jaxmini run configs/quickstart.py student.epochs=2``."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 if it did what it says, 1 if it could not, 2 for bad usage."""
-    options = _parser().parse_args(arguments)
+    """Run a command; the exit code is 0 if it did what it says, 1 if it could not, 2 for bad usage.
+
+    A run that was stopped ends with 130 (Ctrl-C) or 75 (SIGTERM); the same command continues it.
+    """
+    options = _parse(arguments)
     from jaxmini.run import process  # jax is imported here: `--help` should not wait for it
 
-    process.start()
     try:
+        process.start()
         return options.command(options)
     except process.expected_errors() as error:
-        print(f"jaxmini: {error.args[0] if error.args else error}", file=sys.stderr)
-        if os.environ.get("JAXMINI_TRACEBACK"):
-            raise
-        return process.fail()
+        return process.fail(error)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,6 +66,17 @@ def describe(options: argparse.Namespace) -> int:
 
     print(json.dumps(describe_file(options.file), indent=2, ensure_ascii=False))
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command's options; overrides may stand before and after them, which argparse alone refuses."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and ("overrides" not in options or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -68,10 +68,10 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
     pairs: list[tuple[Group, Op | None]] = []
     for group in plan.groups:
         sources = [roots[value] for value in group.inputs if not plan.is_constant(value)]
-        if isinstance(group, Move):
+        op = None if isinstance(group, Move) else walk.take(group, sources, frozen)
+        if op is None and _only_moves(group):
             left = tuple(root for source in sources for root in source)
         else:
-            op = walk.take(group, sources, frozen)
             pairs.append((group, op))
             left = () if op is None else (op.outputs[0],)
         roots |= dict.fromkeys(group.outputs, left)
@@ -82,6 +82,11 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
 def kernel_of(file: File, op: Op) -> np.ndarray:
     """The integers of an operator's kernel with the output channels last, as JAX has them."""
     return np.moveaxis(file.tensors[op.inputs[1]].data, CHANNEL_AXIS[op.name], -1)
+
+
+def _only_moves(group: Group) -> bool:
+    """Whether a group computes nothing: a converter may write the mean of one number as a reshape."""
+    return isinstance(group, Move) or (isinstance(group, Mean) and group.count == 1)
 
 
 class _Walk:

@@ -7,69 +7,91 @@ import numpy as np
 from jaxmini.export import flatbuffer
 
 MEAN_VERSION = 2  # the first that has int8 kernels
+INT8 = 9  # TensorType of the schema
 
 
-class _Island(NamedTuple):
-    """A mean as TensorFlow's converter writes it: float arithmetic between int8 tensors."""
+class _Mean(NamedTuple):
+    """A mean of int8 numbers, as a converter writes it.
 
-    dequantize: Any
+    Attributes:
+        source: index of the int8 tensor whose mean it is.
+        total: the SUM in it, which knows the axes.
+        last: the operator that writes the int8 result.
+    """
+
+    source: int
     total: Any
-    quantize: Any
+    last: Any
 
 
-def fuse_means(content: bytes) -> bytes:
-    """The file with every float mean between int8 tensors made one integer operator.
+def integer_means(content: bytes) -> bytes:
+    """The file with every mean of int8 numbers made one integer operator, MEAN.
 
-    TensorFlow's converter writes the mean of an int8 tensor as DEQUANTIZE, SUM, MUL(1/N), QUANTIZE. Those
-    four become MEAN on the same int8 tensors, whose quantization stays as it is. A mean that is part of a
-    larger float island is left alone.
+    TensorFlow's converter writes it as DEQUANTIZE, SUM, MUL(1/N), QUANTIZE. Where there is one number to
+    average, MUL is not there, and LiteRT's converter writes SUM. The quantization of the tensors stays as
+    it is. A mean that is part of a larger float island is left alone.
 
     Args:
         content: the bytes of a .tflite file.
     """
     model = flatbuffer.load(content)
     graph = model.subgraphs[0]
-    islands = [found for op in graph.operators if (found := _mean_island(model, op)) is not None]
-    if not islands:
+    means = [found for op in graph.operators if (found := _find_mean(model, op)) is not None]
+    if not means:
         return content
     code = _add_mean_code(model)
-    for island in islands:
-        index = next(i for i, op in enumerate(graph.operators) if op is island.quantize)
-        graph.operators[index] = _mean(code, island)
+    for mean in means:
+        index = next(i for i, op in enumerate(graph.operators) if op is mean.last)
+        graph.operators[index] = _operator(code, mean)
     _remove_dead_ops(graph)
     _remove_unused_tensors(model)
     _remove_unused_codes(model)
     return flatbuffer.dump(model)
 
 
-def _mean_island(model: Any, quantize: Any) -> _Island | None:
-    """The island that ends in this operator; None if it is not the end of one."""
-    graph = model.subgraphs[0]
-    chain = [quantize]
-    for name in ("QUANTIZE", "MUL", "SUM", "DEQUANTIZE"):
-        if chain[-1] is None or flatbuffer.op_name(model, chain[-1]) != name:
+def _find_mean(model: Any, last: Any) -> _Mean | None:
+    """The mean that ends in this operator; None if none does."""
+    graph, factor, total = model.subgraphs[0], 1.0, last
+    integer = _is(model, last, "SUM") and graph.tensors[last.inputs[0]].type == INT8
+    if _is(model, last, "QUANTIZE"):
+        total = _producer(graph, last.inputs[0])
+        if _is(model, total, "MUL"):
+            scale = flatbuffer.constant(model, graph.tensors[total.inputs[1]])
+            factor = float(scale.item()) if scale is not None and scale.size == 1 else 0.0
+            total = _producer(graph, total.inputs[0])
+        dequantize = _producer(graph, total.inputs[0]) if _is(model, total, "SUM") else None
+        if not _is(model, dequantize, "DEQUANTIZE"):
             return None
-        chain.append(_producer(graph, chain[-1].inputs[0]))
-    _, scaled, total, dequantize, _ = chain
-    summed = graph.tensors[total.inputs[0]].shape
-    axes = flatbuffer.constant(model, graph.tensors[total.inputs[1]])
-    factor = flatbuffer.constant(model, graph.tensors[scaled.inputs[1]])
-    if axes is None or factor is None or factor.size != 1:
+        source = dequantize.inputs[0]
+    elif integer:
+        source = last.inputs[0]
+    else:
         return None
-    count = np.prod([summed[axis] for axis in axes.ravel()])
-    is_mean = np.isclose(float(factor.ravel()[0]) * count, 1.0, rtol=1e-6)
-    return _Island(dequantize, total, quantize) if is_mean else None
+    is_mean = np.isclose(factor * _count(model, total), 1.0, rtol=1e-6)
+    return _Mean(int(source), total, last) if is_mean else None
 
 
-def _mean(code: int, island: _Island) -> Any:
+def _count(model: Any, total: Any) -> int:
+    """How many numbers a SUM adds into one; 0 where its axes are not known."""
+    tensors = model.subgraphs[0].tensors
+    axes = flatbuffer.constant(model, tensors[total.inputs[1]])
+    shape = tensors[total.inputs[0]].shape
+    return 0 if axes is None else int(np.prod([shape[axis] for axis in axes.ravel()]))
+
+
+def _is(model: Any, op: Any | None, name: str) -> bool:
+    return op is not None and flatbuffer.op_name(model, op) == name
+
+
+def _operator(code: int, mean: _Mean) -> Any:
     schema = flatbuffer.schema_module()
     op = schema.OperatorT()
     op.opcodeIndex = code
-    op.inputs = np.asarray([island.dequantize.inputs[0], island.total.inputs[1]], np.int32)
-    op.outputs = island.quantize.outputs
+    op.inputs = np.asarray([mean.source, mean.total.inputs[1]], np.int32)
+    op.outputs = mean.last.outputs
     op.builtinOptionsType = schema.BuiltinOptions.ReducerOptions
     op.builtinOptions = schema.ReducerOptionsT()
-    op.builtinOptions.keepDims = island.total.builtinOptions.keepDims
+    op.builtinOptions.keepDims = mean.total.builtinOptions.keepDims
     return op
 
 

@@ -164,9 +164,10 @@ def _integer_file(artifact: Artifact, backend: Backend) -> tuple[bytes, parity.P
     function = annotated(plan, frozen)
     image = jax.ShapeDtypeStruct((1, *artifact.input_shape), np.dtype(np.int8))
     if backend == "jax2tf":
-        content = repair.fuse_means(jax2tf.convert_annotated(function, image))
+        content = jax2tf.convert_annotated(function, image)
     else:
         content = litert.convert(function, image)
+    content = repair.integer_means(content)
     constraints.check_integer(content)
     return content, parity.check(content, plan, frozen)
 

@@ -1,11 +1,13 @@
 """The chain: every stage of a recipe in order, its files, its report. Read it to know what a run does."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from jaxmini.data import Split, measure
 from jaxmini.evaluate.accuracy import confusion
 from jaxmini.evaluate.fidelity import agreement, mean_kl
+from jaxmini.run import process, ready, together
 from jaxmini.run.delivery import deliver
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of
@@ -46,7 +49,7 @@ def run(
     placement: str = "jit",
     tensorboard: bool = False,
     fresh: bool = False,
-) -> Report:
+) -> Report | None:
     """Run a recipe to its report, continuing whatever an earlier run in the folder has finished.
 
     Args:
@@ -57,29 +60,51 @@ def run(
         tensorboard: write TensorBoard events besides the log.
         fresh: delete an earlier run in the folder first.
 
+    Returns:
+        The report; None in a process that does not lead.
+
     Raises:
-        ValueError: the folder holds another recipe's run, or is in use.
+        ValueError: the folder holds another recipe's run, or is in use; the recipe cannot be run.
+        ImportError: an exporter of the recipe is not installed.
+        DivergedError: a loss or gradient is not finite.
+        Preempted: told to stop (SIGTERM).
+        OSError: the disk is full, say; names the folder.
     """
-    with Workdir.open(folder, record_of(recipe), fresh=fresh) as workdir:
-        log = Log(workdir.path, tensorboard=tensorboard)
-        around = Surroundings(
-            workdir=workdir,
-            log=log,
-            place=placements.PLACEMENTS[placement],
-            normalization=recipe.normalization or measure(recipe.stages[0].data.load().train),
-        )
+    normalization = recipe.normalization or measure(recipe.stages[0].data.load().train)
+    ready.require(recipe, normalization, jax.device_count())
+    with (
+        Workdir.open(folder, record_of(recipe), fresh=fresh) as workdir,
+        _naming(workdir.path),
+        contextlib.closing(Log(workdir.path, tensorboard=tensorboard)) as log,
+        process.stoppable() as told_to_stop,
+    ):
+        place = placements.PLACEMENTS[placement]
+        around = Surroundings(workdir, log, place, normalization, told_to_stop)
         outcomes: dict[str, Outcome] = {}
         for stage in recipe.stages:
             outcomes[stage.name] = complete(stage, outcomes, around)
-        return _close(recipe, outcomes, around, title, command)
+        report = _close(recipe, outcomes, around, title, command) if together.leads() else None
+        together.meet("report")
+        return report
+
+
+@contextlib.contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Add the folder to an error of the disk that does not say where it happened."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
 
 
 def _close(
     recipe: Recipe, outcomes: dict[str, Outcome], around: Surroundings, title: str, command: str
 ) -> Report:
     """Deliver the files, compare all answers, write the report."""
-    last = list(outcomes.values())[-1]
-    test = last.stage.data.load().test
+    dataset = recipe.stages[-1].data.load()
+    test = dataset.test
     delivered = [
         deliver(export, outcomes[export.stage.name], test, around) for export in recipe.exports
     ]
@@ -98,11 +123,16 @@ def _close(
         recipe=record_of(recipe),
         stages=tuple(outcome.result for outcome in outcomes.values()),
         files=tuple(file for file, _ in delivered),
-        labels=last.artifact.labels,
+        labels=dataset.labels,
         fidelity=_fidelity(recipe, answers),
         provenance=_provenance(recipe, outcomes, around.workdir),
     )
-    content = dataclasses.replace(content, **_mistakes(answers, test, content.labels))
+    if answers:
+        # What a person will run is looked at closest: the first file, or the last network that answers.
+        shown = recipe.exports[0].file_name if recipe.exports else list(answers)[-1]
+        content = dataclasses.replace(
+            content, **_mistakes(shown, answers[shown], test, content.labels)
+        )
     storage.write(content, around.workdir.path)
     around.log.event(table.text(summary.closing(content)))
     around.log.event(f"report: {around.workdir.path / 'report.html'}")
@@ -125,10 +155,9 @@ def _fidelity(recipe: Recipe, answers: dict[str, np.ndarray]) -> tuple[Agreement
 
 
 def _mistakes(
-    answers: dict[str, np.ndarray], test: Split, labels: tuple[str, ...]
+    name: str, logits: np.ndarray, test: Split, labels: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The last answers' confusion matrix, and the pictures it was most sure of and wrong."""
-    name, logits = list(answers.items())[-1]
+    """The confusion matrix of the answers, and the pictures they were most sure of and wrong."""
     probabilities = np.asarray(jax.nn.softmax(logits))
     predicted, sure = probabilities.argmax(-1), probabilities.max(-1)
     wrong = np.flatnonzero(predicted != test.label)

@@ -1,16 +1,22 @@
 """Delivery: a stage's outcome to a .tflite file, checked against the training and measured by running it."""
 
 import dataclasses
+import functools
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxmini.compress.quantize import simulate
 from jaxmini.data import Split
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.fidelity import agreement
-from jaxmini.evaluate.runtime import latency, tflite_predict
+from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers, tflite_predict
+from jaxmini.export import distance
 from jaxmini.export.parity import Parity
-from jaxmini.export.tflite import tflite
-from jaxmini.run.outcome import Outcome, Surroundings, logits_of
+from jaxmini.export.tflite import integer_form, tflite
+from jaxmini.run.outcome import EVALUATION_BATCH, Outcome, Surroundings, logits_of
 from jaxmini.run.report.content import FileResult
 from jaxmini.run.stage import Export
 
@@ -43,7 +49,7 @@ def deliver(
         latency_ms=timing.median,
         latency_spread=timing.high - timing.low,
         ops=dict(exported.ops),
-        checks=_compared(exported.parity),
+        checks=_compared(exported.parity) | _simulated(export, outcome, path, test.image),
     ), answers
 
 
@@ -51,5 +57,28 @@ def _compared(parity: Parity | None) -> dict[str, str]:
     """What the exporter found when it read the file back (it refuses a file in which anything differs)."""
     counts = {} if parity is None else dataclasses.asdict(parity)
     return {
-        name.replace("_", " "): f"{count:,} compared, 0 differ" for name, count in counts.items()
+        name.replace("_", " "): f"{count:,} compared, 0 differ"
+        for name, count in counts.items()
+        if count
     }
+
+
+def _simulated(export: Export, outcome: Outcome, path: Path, images: np.ndarray) -> dict[str, str]:
+    """How the file's integers compare with the integer simulation of what was trained."""
+    if export.variant != "int8":
+        return {}
+    plan, frozen = integer_form(outcome.artifact, EVALUATION_BATCH)
+    run = jax.jit(functools.partial(simulate, plan, frozen))
+    pixels = (images.astype(np.int16) - 128).astype(np.int8)
+    expected = predict_all(lambda batch: run(jnp.asarray(batch)), pixels, EVALUATION_BATCH).astype(
+        int
+    )
+    found = {}
+    for kernels in (Kernels.XNNPACK, Kernels.REFERENCE):
+        answers = predict_all(tflite_integers(path, kernels=kernels), images).astype(int)
+        apart = distance.compare(expected, answers)
+        found[f"integer simulation, {kernels} kernels"] = (
+            f"{expected.size:,} logits, {round(apart.share * expected.size):,} differ, "
+            f"by at most {apart.largest}; same answer on {100 * apart.agreement:.2f} %"
+        )
+    return found

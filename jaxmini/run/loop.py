@@ -19,6 +19,10 @@ class DivergedError(RuntimeError):
     """The loss or a gradient stopped being a finite number."""
 
 
+class Preempted(RuntimeError):
+    """The run was told to stop, and did after saving; the same command continues it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """When things happen, in steps: a run's results do not depend on any of these but ``total``."""
@@ -43,6 +47,7 @@ def train(
     evaluate: Callable[[State], dict[str, float]],
     folder: Path,
     log: Log,
+    told_to_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[State, float]:
     """Run the steps that are left, from the newest good checkpoint if there is one.
 
@@ -56,12 +61,14 @@ def train(
         evaluate: figures of a state on the test split, as ``{"accuracy": ...}``; may be empty.
         folder: where this stage's checkpoints go.
         log: told of everything.
+        told_to_stop: asked after every step; once it says yes, the step is saved and the loop left.
 
     Returns:
         The state after the last step, and the seconds all its steps took, before an interruption too.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the checkpoints before it are kept.
+        Preempted: told to stop.
     """
     started, before = time.perf_counter(), 0.0
     restored = checkpoint.restore_latest(folder / "checkpoints", state, warn=log.event)
@@ -78,7 +85,8 @@ def train(
         state, metrics = placed.step(state, frozen, placed.shard(batch))
         pending.append(metrics)
 
-        saving = schedule.is_due(done, schedule.save_every)
+        stopping = told_to_stop()
+        saving = stopping or schedule.is_due(done, schedule.save_every)
         if saving or schedule.is_due(done, schedule.log_every):
             figures = _fetch(name, pending, done, folder)
             speed = len(pending) * len(batch["image"]) / (time.perf_counter() - since)
@@ -93,13 +101,17 @@ def train(
             seconds = before + time.perf_counter() - started
             checkpoint.save(folder / "checkpoints", done, placed.fetch(state), {"seconds": seconds})
             since = time.perf_counter()
+
+        if stopping:
+            raise Preempted(
+                f"stage {name!r} was told to stop and saved step {done}; the same command continues it"
+            )
     return placed.fetch(state), before + time.perf_counter() - started
 
 
 def _fetch(name: str, pending: list[Metrics], done: int, folder: Path) -> dict[str, float]:
     """The mean of each metric since the last time, refusing any that is not finite."""
     fetched = jax.device_get(pending)
-    figures = {key: float(np.mean([metrics[key] for metrics in fetched])) for key in fetched[0]}
     for offset, metrics in enumerate(fetched):
         for key in ("loss", "grad_norm"):
             if not math.isfinite(metrics[key]):
@@ -110,4 +122,4 @@ def _fetch(name: str, pending: list[Metrics], done: int, folder: Path) -> dict[s
                     + (f"The checkpoint of step {kept} is kept. " if kept is not None else "")
                     + "Lower optimizer.learning_rate, or set optimizer.clip"
                 )
-    return figures
+    return {key: float(np.mean([metrics[key] for metrics in fetched])) for key in fetched[0]}

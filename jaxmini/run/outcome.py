@@ -17,6 +17,7 @@ from jaxmini.evaluate.cost import cost
 from jaxmini.export.artifact import Artifact, load, predict, save
 from jaxmini.model import Model, Variables, body_of
 from jaxmini.record import digest
+from jaxmini.run import together
 from jaxmini.run.log import Log
 from jaxmini.run.loop import Schedule, train
 from jaxmini.run.report.content import Curve, StageResult
@@ -50,12 +51,14 @@ class Surroundings:
         log: told of everything.
         place: puts a step on its devices.
         normalization: of all the chain's networks.
+        told_to_stop: asked after every step.
     """
 
     workdir: Workdir
     log: Log
     place: Callable[[Step], Placed]
     normalization: Normalization
+    told_to_stop: Callable[[], bool] = lambda: False
 
 
 def complete(stage: Stage, before: Mapping[str, Outcome], around: Surroundings) -> Outcome:
@@ -73,7 +76,8 @@ def complete(stage: Stage, before: Mapping[str, Outcome], around: Surroundings) 
         model = stage.network(around.normalization)
         state, seconds = _train(stage, model, dataset, before, around)
         artifact = _artifact(stage, model, state, dataset, before, around.normalization)
-        save(artifact, folder / "artifact")
+        if together.leads():
+            save(artifact, folder / "artifact")
         measured = _measure(stage, artifact, dataset) | {
             "steps": int(state.step),
             "seconds": seconds,
@@ -119,6 +123,7 @@ def _train(
         _evaluator(stage, model, dataset, around.normalization),
         around.workdir.stage_folder(stage.name),
         around.log,
+        around.told_to_stop,
     )
 
 
@@ -129,28 +134,31 @@ def _first_variables(
     before: Mapping[str, Outcome],
     normalization: Normalization,
 ) -> Variables:
-    """Fresh variables, with those of the stage it starts from where there is one."""
-    if stage.quantize is not None:
-        trained = before[stage.start.name].artifact.variables
-        pictures = dataset.train.image[:CALIBRATION_PICTURES]
-        batches = [
-            normalization(jnp.asarray(pictures[i : i + EVALUATION_BATCH]))
-            for i in range(0, len(pictures), EVALUATION_BATCH)
-        ]
-        return quantize.calibrate(model, trained, batches)
+    """Fresh variables, with those of the stage it starts from and calibrated where that is asked for."""
     images = normalization(jnp.asarray(dataset.train.image[:1]))
-    fresh = jax.jit(model.init)(jax.random.fold_in(jax.random.key(stage.seed), 0), images)
-    if stage.start is None:
-        return fresh
-    return transfer(fresh, before[stage.start.name].artifact.variables, stage)
+    key = jax.random.fold_in(jax.random.key(stage.seed), 0)
+    variables = jax.jit(stage.float_model().init)(key, images)
+    if stage.start is not None:
+        variables = transfer(variables, before[stage.start.name].artifact.variables, stage)
+    if stage.quantize is None:
+        return variables
+    pictures = dataset.train.image[:CALIBRATION_PICTURES]
+    batches = [
+        normalization(jnp.asarray(pictures[i : i + EVALUATION_BATCH]))
+        for i in range(0, len(pictures), EVALUATION_BATCH)
+    ]
+    return quantize.calibrate(model, variables, batches)
 
 
 def transfer(fresh: Variables, trained: Variables, stage: Stage) -> Variables:
     """The variables a stage starts with: all of its start's, or the body's if the heads differ.
 
+    Only shapes and dtypes are read. Ranges that a quantized start has stay behind.
+
     Raises:
         ValueError: neither the whole nor the body has the same structure and shapes.
     """
+    trained = {name: tree for name, tree in trained.items() if name in fresh}
     if _shapes(fresh) == _shapes(trained):
         return trained
     ours, theirs = body_of(fresh), body_of(trained)

@@ -1,22 +1,36 @@
-"""What a process sets up before its first computation: compile cache, several processes, how it fails.
+"""What a process sets up before its first computation: compile cache, several processes, how it ends.
 
-Several processes are found from the environment: SLURM, Open MPI, a TPU pod or Kubernetes by jax itself,
-anything else by ``JAX_COORDINATOR_ADDRESS`` with ``JAXMINI_NUM_PROCESSES`` and ``JAXMINI_PROCESS_ID``.
+Several processes are found by jax itself under SLURM's ``srun`` and Open MPI, and with
+``JAXMINI_NUM_PROCESSES=auto`` on a TPU slice or in Kubernetes. Anything else gives
+``JAX_COORDINATOR_ADDRESS``, ``JAXMINI_NUM_PROCESSES`` and ``JAXMINI_PROCESS_ID``.
 """
 
+import contextlib
+import itertools
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 import jax
+from jax.experimental import multihost_utils
 
 from jaxmini.cpu.settings import keep_freed_memory
 
+# Exit codes: that of a shell for Ctrl-C, and EX_TEMPFAIL of sysexits.h for "start me again".
+INTERRUPTED, PREEMPTED = 130, 75
+
 
 def start() -> None:
-    """Prepare this process; call it once, before anything touches a device."""
+    """Prepare this process; call it once, before anything touches a device.
+
+    Raises:
+        ValueError: the environment names several processes, but not all that is needed to find them.
+    """
     _use_compile_cache()
     if _is_one_of_several():
         _initialise_distributed()
@@ -29,20 +43,65 @@ def cache_folder() -> Path:
     return Path(os.environ.get("JAXMINI_CACHE_DIR", "~/.cache/jaxmini")).expanduser()
 
 
-def expected_errors() -> tuple[type[Exception], ...]:
+def expected_errors() -> tuple[type[BaseException], ...]:
     """What a person can mend: shown as one message, without a traceback (JAXMINI_TRACEBACK=1 shows it)."""
-    from jaxmini.run.loop import DivergedError
+    from jaxmini.run.loop import DivergedError, Preempted
 
-    return (ValueError, TypeError, KeyError, OSError, ImportError, DivergedError)
+    return (
+        KeyboardInterrupt,
+        ValueError,
+        TypeError,
+        KeyError,
+        OSError,
+        ImportError,
+        DivergedError,
+        Preempted,
+    )
 
 
-def fail() -> int:
-    """Exit code of a failed command; among several processes, leave at once so that the others notice."""
-    if _is_one_of_several():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
-    return 1
+def fail(error: BaseException) -> int:
+    """Say why a command could not do what it says; its exit code.
+
+    One of several processes leaves at once instead, so that the others notice.
+    """
+    from jaxmini.run.loop import Preempted
+
+    if os.environ.get("JAXMINI_TRACEBACK"):
+        traceback.print_exception(error)
+    print(f"jaxmini: {_message(error)}", file=sys.stderr)
+    if isinstance(error, Preempted):  # in all processes alike: each can end in its own time
+        return PREEMPTED
+    code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    if jax.distributed.is_initialized():
+        _leave_at_once(code)
+    return code
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """For as long as it lasts, SIGTERM does not end this process but makes the answer given yes.
+
+    Several processes must ask equally often; one that was told is enough, and all get the same answer.
+    """
+    if jax.distributed.is_initialized():  # jax has taken SIGTERM, and agrees on a step for all
+        asked = itertools.count()
+        yield lambda: multihost_utils.reached_preemption_sync_point(next(asked))
+    elif threading.current_thread() is not threading.main_thread():  # where no signal can be taken
+        yield lambda: False
+    else:
+        told = threading.Event()
+        before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+        try:
+            yield told.is_set
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command continues the run"
+    # A KeyError's own text is the repr of its message.
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 def _use_compile_cache() -> None:
@@ -55,37 +114,48 @@ def _use_compile_cache() -> None:
 
 
 def _is_one_of_several() -> bool:
-    several = int(os.environ.get("JAXMINI_NUM_PROCESSES", "1")) > 1
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+    # Only srun sets SLURM_STEP_NODELIST: a batch script without it is one process, whatever it asked for.
+    slurm = "SLURM_STEP_NODELIST" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
     mpi = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-    tpu_pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    return several or slurm or mpi or tpu_pod
+    tpu = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    return slurm or mpi or tpu or os.environ.get("JAXMINI_NUM_PROCESSES", "1") != "1"
 
 
 def _initialise_distributed() -> None:
     # An exception in one process must end it at once: in the normal way out it would wait for its peers,
     # which wait for it in a collective.
-    sys.excepthook = _leave_at_once
-    if "JAXMINI_NUM_PROCESSES" not in os.environ:
+    sys.excepthook = _excepthook
+    if os.environ.get("JAXMINI_NUM_PROCESSES", "auto") == "auto":
         jax.distributed.initialize()
         return
-    missing = [n for n in ("JAX_COORDINATOR_ADDRESS", "JAXMINI_PROCESS_ID") if n not in os.environ]
+    needed = ("JAX_COORDINATOR_ADDRESS", "JAXMINI_NUM_PROCESSES", "JAXMINI_PROCESS_ID")
+    missing = [name for name in needed if name not in os.environ]
     if missing:
         raise ValueError(f"JAXMINI_NUM_PROCESSES is set but {' and '.join(missing)} is not")
-    address = os.environ["JAX_COORDINATOR_ADDRESS"]
     jax.distributed.initialize(
-        coordinator_address=address,
-        num_processes=int(os.environ["JAXMINI_NUM_PROCESSES"]),
-        process_id=int(os.environ["JAXMINI_PROCESS_ID"]),
+        coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
+        num_processes=_number("JAXMINI_NUM_PROCESSES"),
+        process_id=_number("JAXMINI_PROCESS_ID"),
         coordinator_bind_address=os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"),
         cluster_detection_method="deactivate",
     )
 
 
-def _leave_at_once(
+def _number(name: str) -> int:
+    text = os.environ[name]
+    if not text.isdigit():
+        raise ValueError(f"{name} is {text!r}, expected a number")
+    return int(text)
+
+
+def _excepthook(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     traceback.print_exception(kind, error, trace)
+    _leave_at_once(1)
+
+
+def _leave_at_once(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

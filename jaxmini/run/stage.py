@@ -155,6 +155,14 @@ class Distill(Stage):
     loss: Loss = kl_loss()
     labelled = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.teacher, Contrastive):
+            raise ValueError(
+                f"stage {self.name!r} learns from {self.teacher.name!r}, whose outputs are embeddings: "
+                "give a stage with logits as teacher, a Supervised one that starts from it, say"
+            )
+
     def step(
         self, model: Model, optimizer: optax.GradientTransformation, normalization: Normalization
     ) -> Step:
@@ -185,6 +193,11 @@ class Export:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.stage, Contrastive):
+            raise ValueError(
+                f"export of stage {self.stage.name!r}: its outputs are embeddings, and a file gives "
+                "logits; export a Supervised or Distill stage that starts from it"
+            )
         if self.variant == "int8" and self.stage.quantize is None:
             raise ValueError(
                 f"export of stage {self.stage.name!r} as int8: the stage trains in float; export a stage "
@@ -242,7 +255,9 @@ def record_of(recipe: Recipe) -> Json:
     """
     return {
         "stages": {stage.name: stage_record(stage) for stage in recipe.stages},
-        "exports": {export.file_name: _links(export, export.file_name) for export in recipe.exports},
+        "exports": {
+            export.file_name: _links(export, export.file_name) for export in recipe.exports
+        },
         "normalization": describe(recipe.normalization, "normalization"),
     }
 

@@ -23,14 +23,14 @@ class Placed(NamedTuple):
     Attributes:
         step: ``(state, frozen, batch) -> (state, metrics)``; takes the given state's memory for the next.
         replicate: puts a tree (state, frozen) whole onto every device.
-        shard: puts a host batch onto the devices, rows divided among them.
+        shard: a host batch as the step takes it, which puts its rows onto the devices they are for.
         fetch: this process's own copy of a replicated tree, on one device.
         devices: how many devices share a batch.
     """
 
     step: Callable[[State, PyTree, Batch], tuple[State, Metrics]]
     replicate: Callable[[PyTree], PyTree]
-    shard: Callable[[dict[str, np.ndarray]], Batch]
+    shard: Callable[[dict[str, np.ndarray]], Batch | dict[str, np.ndarray]]
     fetch: Callable[[PyTree], PyTree]
     devices: int
 
@@ -45,8 +45,11 @@ def jit(step: Step, devices: Sequence[jax.Device] | None = None) -> Placed:
         NamedSharding(mesh, PartitionSpec()),
         NamedSharding(mesh, PartitionSpec(axis.AXIS)),
     )
-    placed = jax.jit(step, donate_argnums=0, out_shardings=(whole, whole))
-    return Placed(placed, _putter(whole), _row_putter(rows, mesh.size), _fetch, mesh.size)
+    # A batch goes to the compiled step as it is: a device_put before costs more than a small step's work.
+    placed = jax.jit(
+        step, donate_argnums=0, in_shardings=(whole, whole, rows), out_shardings=(whole, whole)
+    )
+    return Placed(placed, _putter(whole), _row_divider(rows, mesh.size), _fetch, mesh.size)
 
 
 def pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Placed:
@@ -59,16 +62,11 @@ def pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Placed:
     mapped = jax.pmap(
         step, axis.AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0, devices=devices
     )
-    mesh = _mesh(devices)
-    whole, rows = (
-        NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec(axis.AXIS)),
-    )
+    whole = NamedSharding(_mesh(devices), PartitionSpec())
 
-    def shard(batch: dict[str, np.ndarray]) -> Batch:
+    def shard(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         _check_divides(batch, len(devices))
-        folded = {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
-        return jax.device_put(folded, rows)
+        return {k: v.reshape(len(devices), -1, *v.shape[1:]) for k, v in batch.items()}
 
     return Placed(mapped, _putter(whole), shard, _fetch, len(devices))
 
@@ -86,11 +84,13 @@ def _putter(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=sharding)
 
 
-def _row_putter(rows: NamedSharding, devices: int) -> Callable[[dict[str, np.ndarray]], Batch]:
-    def shard(batch: dict[str, np.ndarray]) -> Batch:
+def _row_divider(
+    rows: NamedSharding, devices: int
+) -> Callable[[dict[str, np.ndarray]], Batch | dict[str, np.ndarray]]:
+    def shard(batch: dict[str, np.ndarray]) -> Batch | dict[str, np.ndarray]:
         _check_divides(batch, devices)
         if jax.process_count() == 1:
-            return jax.device_put(batch, rows)
+            return batch
         place = jax.make_array_from_callback
         return {k: place(v.shape, rows, lambda index, v=v: v[index]) for k, v in batch.items()}
 

@@ -74,12 +74,12 @@ def float_artifact(images: np.ndarray) -> Artifact:
 
 @pytest.fixture(scope="session")
 def integer_artifact(images: np.ndarray) -> Artifact:
-    return make(_quantized(Block(silent=True)), images)
+    return make(quantized(Block(silent=True)), images)
 
 
 @pytest.fixture(scope="session")
 def branched_artifact(images: np.ndarray) -> Artifact:
-    return make(_quantized(Block(branches=True)), images)
+    return make(quantized(Block(branches=True)), images)
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +105,7 @@ def integer_bytes(convert: Callable[[str, str], Exported]) -> bytes:
     return Path(convert("int8", "litert").path).read_bytes()
 
 
-def _quantized(module: nn.Module) -> Model:
+def quantized(module: nn.Module) -> Model:
+    """The module's model on the grid of its pixels."""
     grid = Grid(NORMALIZATION.scale, NORMALIZATION.zero_point)
     return quantize(from_linen(module), input_grid=grid)

@@ -1,11 +1,17 @@
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from jaxmini.compress.quantize import simulate
 from jaxmini.evaluate.runtime import tflite_integers
+from jaxmini.export import integer_form, tflite
 from jaxmini.export.flatbuffer import read, schema_module
-from jaxmini.export.repair import fuse_means
+from jaxmini.export.repair import integer_means
+from tests.export.conftest import make, quantized
 from tests.export.tampering import edited, find, set_code
 
 
@@ -57,7 +63,7 @@ def with_island(content: bytes, factor: float = 1 / 16, shared: bool = False) ->
 def test_island_becomes_one_integer_operator(integer_bytes: bytes, images: np.ndarray):
     island = with_island(integer_bytes)
     assert {"DEQUANTIZE", "SUM", "MUL", "QUANTIZE"} <= read(island).op_counts.keys()
-    fused = fuse_means(island)
+    fused = integer_means(island)
     file, original = read(fused), read(integer_bytes)
     assert [op.name for op in file.ops] == [op.name for op in original.ops]
     assert all(t.dtype != np.float32 for t in file.tensors)
@@ -67,15 +73,48 @@ def test_island_becomes_one_integer_operator(integer_bytes: bytes, images: np.nd
     assert np.abs(answers.astype(int) - tflite_integers(island)(images)).max() <= 1
 
 
+def test_a_float_sum_of_one_number_is_a_mean(integer_bytes: bytes):
+    def without_product(model: Any, graph: Any) -> None:
+        product = find(model, "MUL")
+        find(model, "QUANTIZE").inputs[0] = product.inputs[0]
+        graph.operators = [op for op in graph.operators if op is not product]
+        graph.tensors[find(model, "SUM").inputs[0]].shape[1:3] = 1
+
+    island = edited(with_island(integer_bytes), without_product)
+    assert read(integer_means(island)).op_counts == read(integer_bytes).op_counts
+
+
 def test_a_sum_that_is_no_mean_stays(integer_bytes: bytes):
     island = with_island(integer_bytes, factor=1 / 8)
-    assert fuse_means(island) == island
+    assert integer_means(island) == island
 
 
 def test_a_file_without_islands_stays_byte_for_byte(integer_bytes: bytes):
-    assert fuse_means(integer_bytes) == integer_bytes
+    assert integer_means(integer_bytes) == integer_bytes
 
 
 def test_not_a_file_is_refused():
     with pytest.raises(ValueError, match="not a .tflite file"):
-        fuse_means(b"something else entirely")
+        integer_means(b"something else entirely")
+
+
+class OnePixel(nn.Module):
+    """Ends in the mean of one number, which one converter writes as a sum or as a reshape."""
+
+    keepdims: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Conv(6, (8, 8), padding="VALID")(x))
+        x = x.mean((1, 2), keepdims=self.keepdims)
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_the_mean_of_one_number_exports(keepdims: bool, images: np.ndarray, tmp_path: Path):
+    artifact = make(quantized(OnePixel(keepdims)), images)
+    file = tflite(artifact, tmp_path / "one.tflite", variant="int8", backend="litert")
+    assert "SUM" not in file.ops
+    plan, frozen = integer_form(artifact, len(images))
+    expected = simulate(plan, frozen, (images.astype(np.int16) - 128).astype(np.int8))
+    np.testing.assert_array_equal(tflite_integers(file.path)(images), expected)

@@ -28,7 +28,7 @@ def get_config() -> Recipe:
         data=data.few_labels(data.digits(), 200),
         model=with_head(body, models.classifier(10)),
         start=pretrain,
-        optimizer=adamw(1e-2),
+        optimizer=adamw(3e-2),
         epochs=6,
         batch_size=32,
     )
@@ -37,7 +37,7 @@ def get_config() -> Recipe:
         data=pictures,
         model=small,
         teacher=teacher,
-        optimizer=sgd(0.1),
+        optimizer=adamw(1e-2),
         batch_size=32,
     )
     int8 = Distill(
@@ -50,5 +50,6 @@ def get_config() -> Recipe:
         batch_size=32,
     )
     return Recipe(
-        stages=(pretrain, teacher, student, int8), exports=(Export(int8, "int8", "litert", name="tiny"),)
+        stages=(pretrain, teacher, student, int8),
+        exports=(Export(int8, "int8", "litert", name="tiny"),),
     )

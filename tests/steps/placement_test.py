@@ -12,8 +12,9 @@ from jaxmini.model import from_linen, with_head
 from jaxmini.steps import placement
 
 BATCH, UPDATES = 16, 3
-# Relative to the largest parameter: float32 sums in another order, three updates deep.
-TOLERANCE = 2e-5
+# Relative to the largest number of a leaf: float32 sums in another order, three updates deep. A wrong
+# gradient is off by a factor.
+TOLERANCE = 1e-4
 NORMALIZATION = data.Normalization(0.5, 0.25)
 KINDS = ("contrastive", "distillation", "quantized")
 
@@ -24,7 +25,7 @@ def batches() -> list[dict[str, np.ndarray]]:
 
 
 def inputs(key, batch, view_index):
-    view = data.small_pictures(area=(0.6, 1.0), noise=0.1)
+    view = data.shift(2)  # random, and cheap to compile 24 times
     pictures = (batch["image"], batch["id"], batch["epoch"])
     return data.apply_views(view, NORMALIZATION, key, view_index, *pictures)
 
@@ -35,7 +36,7 @@ def case(kind: str):
     images = NORMALIZATION(batches()[0]["image"])
     optimizer = steps.sgd(0.05)(UPDATES)
     net = functools.partial(
-        models.small_resnet, stem_width=8, stem_stride=1, widths=(8, 16), zero_gamma=False
+        models.small_resnet, stem_width=8, stem_stride=1, widths=(8,), zero_gamma=False
     )
     key = jax.random.key(0)
     if kind == "contrastive":

@@ -5,6 +5,7 @@ differ in its last bit.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -138,22 +139,31 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
     Raises:
         ValueError: the ranges are not the plan's, or one has never seen data.
     """
-    ranges = variables.get("quant", {})
-    floats = Float(plan, {name: tree for name, tree in variables.items() if name != "quant"})
-    grids = jax.tree.map(np.asarray, grids_of(plan, ranges))
-    kernels = {
-        group.name: _frozen_kernel(*floats.weight(group), grids[plan.input_site(group)].scale)
-        for group in plan.weighted
-    }
-    constants = {
-        operand_name(group, position): _frozen_constant(
-            floats.constant(group, position), grids[group.site] if isinstance(group, Move) else None
-        )
-        for group in plan.groups
-        for position, value in enumerate(group.inputs)
-        if plan.is_constant(value)
-    }
-    return Frozen(grids, kernels, constants)
+    grids = jax.tree.map(np.asarray, grids_of(plan, variables.get("quant", {})))
+    floats = {name: tree for name, tree in variables.items() if name != "quant"}
+    # One compiled program: run one by one, hundreds of small operations would be compiled each.
+    kernels, constants = jax.device_get(jax.jit(functools.partial(_folded, plan))(floats, grids))
+    return Frozen(
+        grids,
+        {name: _frozen_kernel(*kernel) for name, kernel in kernels.items()},
+        {name: _frozen_constant(values, grid) for name, (values, grid) in constants.items()},
+    )
+
+
+def _folded(plan: Plan, variables: Variables, grids: dict[str, Grid]) -> tuple[dict, dict]:
+    """By name: kernel, bias, scale and input scale of the groups; values and grid of the constants."""
+    floats, kernels, constants = Float(plan, variables), {}, {}
+    for group in plan.weighted:
+        kernel, bias = floats.weight(group)
+        input_scale = grids[plan.input_site(group)].scale
+        kernels[group.name] = kernel, bias, kernel_scale(kernel, bias, input_scale), input_scale
+    for group in plan.groups:
+        for position, value in enumerate(group.inputs):
+            if plan.is_constant(value):
+                values = floats.constant(group, position)
+                grid = grids[group.site] if isinstance(group, Move) else symmetric(values)
+                constants[operand_name(group, position)] = values, grid
+    return kernels, constants
 
 
 class Dequantized:
@@ -179,18 +189,17 @@ class Dequantized:
         return fake_quant_average(values, self.frozen.grids[group.site])
 
 
-def _frozen_kernel(kernel: Array, bias: Array, input_scale: np.ndarray) -> FrozenKernel:
-    scale = np.asarray(kernel_scale(kernel, bias, input_scale))
-    steps = np.round(np.asarray(kernel) / scale)
-    integers = np.clip(steps, -KERNEL_LIMIT, KERNEL_LIMIT).astype(np.int8)
+def _frozen_kernel(
+    kernel: np.ndarray, bias: np.ndarray, scale: np.ndarray, input_scale: np.ndarray
+) -> FrozenKernel:
+    steps = np.clip(np.round(kernel / scale), -KERNEL_LIMIT, KERNEL_LIMIT)
     bias_scale = np.float64(input_scale) * scale.astype(np.float64)
-    bias = np.round(np.asarray(bias, np.float64) / bias_scale).astype(np.int32)
-    return FrozenKernel(integers, scale, bias, input_scale)
+    bias_steps = np.round(bias.astype(np.float64) / bias_scale)
+    return FrozenKernel(steps.astype(np.int8), scale, bias_steps.astype(np.int32), input_scale)
 
 
-def _frozen_constant(values: Array, grid: Grid | None) -> FrozenConstant:
-    grid = jax.tree.map(np.asarray, symmetric(values) if grid is None else grid)
-    return FrozenConstant(np.asarray(quantized(values, grid)), grid)
+def _frozen_constant(values: np.ndarray, grid: Grid) -> FrozenConstant:
+    return FrozenConstant(np.asarray(quantized(values, grid)), jax.tree.map(np.asarray, grid))
 
 
 def _named(prefix: str, fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ def observed(values: Array) -> Range:
     values = lax.stop_gradient(values)
     ends = jnp.stack([-jnp.min(values), jnp.max(values)])
     negative_low, high = axis.maximum(jnp.maximum(ends, 0.0))
-    return {"low": -negative_low, "high": high}
+    return {"low": 0.0 - negative_low, "high": high}
 
 
 def union(first: Range, second: Range) -> Range:

@@ -13,6 +13,7 @@ REMEDIES = {
     "integer_pow": "use BatchNorm for LayerNorm, relu for gelu",
     "log": "return the logits, and leave log_softmax to the loss",
     "logistic": "use relu or relu6 for sigmoid and silu",
+    "reduce_max": "return the logits, and leave softmax to the loss; use nn.max_pool for a maximum",
     "rsqrt": "use BatchNorm for LayerNorm and GroupNorm",
     "scan": "write the layers as a Python loop",
     "square": "use BatchNorm for LayerNorm and GroupNorm",

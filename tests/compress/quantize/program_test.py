@@ -33,7 +33,11 @@ def differences(model, inputs):
     @jax.jit
     def outputs(variables, inputs):
         expected, _ = model.apply(variables, inputs)
-        return expected, plan.program(variables, inputs), evaluate(plan, Float(plan, variables), inputs)
+        return (
+            expected,
+            plan.program(variables, inputs),
+            evaluate(plan, Float(plan, variables), inputs),
+        )
 
     expected, program, folded = map(np.asarray, outputs(variables, inputs))
     return np.abs(program - expected).max(), np.abs(folded - expected).max() / np.ptp(expected)
@@ -66,7 +70,10 @@ def test_relu_keeps_its_derivative_at_zero():
 
 def test_ops_know_their_module():
     x = pictures()
-    paths = {op.path for op in trace(from_linen(PreActivation()), start(from_linen(PreActivation()), x), x).ops}
+    paths = {
+        op.path
+        for op in trace(from_linen(PreActivation()), start(from_linen(PreActivation()), x), x).ops
+    }
     assert "PreActivation/stem" in paths
     assert any(path.endswith("conv") for path in paths)  # inside remat
 
@@ -115,5 +122,7 @@ class OwnNorm(nn.Module):
 def test_own_batch_statistics_are_refused():
     x = jnp.ones((4, 3))
     variables = OwnNorm().init(jax.random.key(0), x)
-    with pytest.raises(ValueError, match=r"statistics over the batch \('reduce_sum' in the module OwnNorm\)"):
+    with pytest.raises(
+        ValueError, match=r"statistics over the batch \('reduce_sum' in the module OwnNorm\)"
+    ):
         make_plan(from_linen(OwnNorm()), variables, x)

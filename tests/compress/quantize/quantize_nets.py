@@ -23,6 +23,25 @@ class Residual(nn.Module):
         return nn.Dense(5, name="head")(x.mean((1, 2)))
 
 
+class Bottlenecks(nn.Module):
+    """Inverted bottlenecks: every second convolution is depthwise, with strides and 5x5 windows."""
+
+    @nn.compact
+    def __call__(self, x):
+        def conv(x, features, window=1, stride=1, groups=1):
+            conv = nn.Conv(
+                features, (window,) * 2, stride, feature_group_count=groups, use_bias=False
+            )
+            return nn.BatchNorm(use_running_average=True)(conv(x))
+
+        x = nn.relu6(conv(x, 8, 3, 2))
+        for window, stride in ((3, 1), (5, 2), (3, 1), (5, 1)):
+            y = nn.relu6(conv(x, 24))
+            y = conv(nn.relu6(conv(y, 24, window, stride, groups=24)), 8)
+            x = x + y if stride == 1 else y
+        return nn.Dense(6, name="head")(nn.relu6(conv(x, 32)).mean((1, 2)))
+
+
 class Branches(nn.Module):
     """What people write by hand: normalisation inside, pool before relu, splits, pads, concatenation."""
 
@@ -32,7 +51,9 @@ class Branches(nn.Module):
         x = nn.relu(nn.max_pool(nn.Conv(6, (3, 3), name="first")(x), (2, 2), (2, 2)))
         x = jnp.clip(nn.Conv(8, (3, 3), padding="VALID", name="second")(x), 0, 6)
         a, b = jnp.split(x, 2, -1)
-        x = jnp.concatenate([a * b - b, jnp.pad(a[:, ::2, ::2], ((0, 0), (1, 1), (2, 0), (0, 0)))], -1)
+        x = jnp.concatenate(
+            [a * b - b, jnp.pad(a[:, ::2, ::2], ((0, 0), (1, 1), (2, 0), (0, 0)))], -1
+        )
         with jax.numpy_dtype_promotion("standard"):  # linen divides by an integer
             x = nn.avg_pool(nn.relu(x), (3, 3), (2, 2), "SAME")
         x = x.reshape(x.shape[0], -1)

@@ -1,0 +1,81 @@
+"""Ready: whatever can be known to fail is found here, before an hour has been spent on training.
+
+Only shapes are computed; the errors say what to write instead.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmini.data import Dataset, Normalization
+from jaxmini.export import converter
+from jaxmini.model import Variables
+from jaxmini.run.outcome import transfer
+from jaxmini.run.stage import Contrastive, Recipe, Stage
+
+# What each back end imports, and what the interpreter that runs every file imports.
+BACKENDS = {"jax2tf": "tensorflow", "litert": "litert_converter"}
+INTERPRETER = ("ai_edge_litert", "flatbuffers")
+
+
+def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
+    """See that the recipe can be run to its end.
+
+    Args:
+        recipe: to be run.
+        normalization: of its networks.
+        devices: how many share a batch.
+
+    Raises:
+        ImportError: an exporter is not installed; names the extra that brings it.
+        ValueError: data, batch size, model or start of a stage do not fit together.
+    """
+    for export in recipe.exports:
+        for module in (BACKENDS[export.backend], *INTERPRETER):
+            converter.require(module, export.backend)
+    variables: dict[str, Variables] = {}
+    for stage in recipe.stages:
+        dataset = stage.data.load()
+        _require_pictures(stage, dataset, devices)
+        variables[stage.name] = _require_model(stage, dataset, normalization)
+        if stage.start is not None:
+            transfer(variables[stage.name], variables[stage.start.name], stage)
+    if not len(dataset.test):
+        raise ValueError(
+            f"{dataset.name}, data of the last stage, has no test pictures to measure on"
+        )
+
+
+def _require_pictures(stage: Stage, dataset: Dataset, devices: int) -> None:
+    where = f"stage {stage.name!r}"
+    if stage.labelled:
+        dataset.train.require_labels(where)
+    if not isinstance(stage, Contrastive):
+        dataset.test.require_labels(f"{where}, test pictures")
+    if stage.batch_size > len(dataset.train):
+        raise ValueError(
+            f"{where}: batch_size {stage.batch_size} is more than the {len(dataset.train):,} pictures "
+            f"of {dataset.name}"
+        )
+    if stage.batch_size % devices:
+        near = max(devices, stage.batch_size // devices * devices)
+        raise ValueError(
+            f"{where}: batch_size {stage.batch_size} does not divide among {devices} devices; "
+            f"use a multiple of {devices}, {near} say"
+        )
+
+
+def _require_model(stage: Stage, dataset: Dataset, normalization: Normalization) -> Variables:
+    """Shapes of the float model's variables, once it is known to give what the stage needs."""
+    model, key = stage.float_model(), jax.random.key(0)
+    images = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.float32)
+    variables = jax.eval_shape(model.init, key, images)
+    outputs, _ = jax.eval_shape(model.apply, variables, images)
+    expected = (1, len(dataset.labels))
+    if not isinstance(stage, Contrastive) and getattr(outputs, "shape", None) != expected:
+        raise ValueError(
+            f"stage {stage.name!r}: its model gives {getattr(outputs, 'shape', outputs)} for one picture, "
+            f"and the {len(dataset.labels)} classes of {dataset.name} need logits {expected}"
+        )
+    if stage.quantize is not None:  # which refuses what has no integer form
+        jax.eval_shape(stage.network(normalization).init, key, images)
+    return variables

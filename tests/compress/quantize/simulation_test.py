@@ -1,0 +1,202 @@
+"""Frozen integers are settled once, and their simulation is what the file's kernels compute, bit for bit."""
+
+import functools
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from quantize_nets import Bottlenecks, Branches, PreActivation, Residual, Shared, pictures, start
+
+from jaxmini.compress.quantize import (
+    Frozen,
+    Grid,
+    calibrate,
+    freeze,
+    make_plan,
+    quantize,
+    simulate,
+)
+from jaxmini.compress.quantize.evaluate import evaluate
+from jaxmini.compress.quantize.frozen import Dequantized, operand_name
+from jaxmini.compress.quantize.simulation import _exact_parts
+from jaxmini.model import from_linen
+
+NETS = {
+    "residual": Residual(),
+    "branches": Branches(),
+    "pre_activation": PreActivation(),
+    "shared": Shared(),
+    "depthwise": Bottlenecks(),
+}
+
+
+@functools.cache
+def quantized_net(name):
+    """model, plan of 16 pictures, variables, pictures, frozen tree."""
+    model, x = from_linen(NETS[name]), pictures(16)
+    variables = start(model, x[:1])
+    variables = calibrate(quantize(model), variables, [x])
+    plan = make_plan(model, variables, x)
+    return quantize(model), plan, variables, x, freeze(plan, variables)
+
+
+def levels(values, grid):
+    return np.round(np.asarray(values) / grid.scale).astype(int) + int(grid.zero_point)
+
+
+@pytest.mark.parametrize("name", ["residual", "pre_activation"])
+def test_freezing_twice_is_the_same(name):
+    model, _, variables, x, frozen = quantized_net(name)
+    one = make_plan(model, variables, x[:1])
+    again = freeze(one, variables).arrays()
+    assert again.keys() == frozen.arrays().keys()
+    for key, array in frozen.arrays().items():
+        assert array.dtype == again[key].dtype
+        np.testing.assert_array_equal(array, again[key], err_msg=key)
+
+
+def test_a_frozen_tree_survives_a_file():
+    _, plan, _, x, frozen = quantized_net("pre_activation")
+    file = io.BytesIO()
+    np.savez(file, **frozen.arrays())
+    file.seek(0)
+    loaded = Frozen.from_arrays(np.load(file))
+    assert loaded.constants.keys() == {"PreActivation:add_1#1"}
+    np.testing.assert_array_equal(simulate(plan, loaded, x), simulate(plan, frozen, x))
+    with pytest.raises(ValueError, match="'weights' is no part"):
+        Frozen.from_arrays({"weights": np.zeros(3)})
+
+
+def test_frozen_integers_are_in_their_ranges():
+    for name in NETS:
+        plan, frozen = quantized_net(name)[1], quantized_net(name)[4]
+        assert set(frozen.grids) == set(plan.sites)
+        for kernel in frozen.kernels.values():
+            assert kernel.kernel.dtype == np.int8
+            assert np.abs(kernel.kernel.astype(int)).max() == 127
+            assert kernel.bias.dtype == np.int32
+            assert kernel.scale.shape == kernel.bias.shape == kernel.kernel.shape[-1:]
+            assert np.all(kernel.scale > 0)
+
+
+def test_a_silent_channel_keeps_its_bias():
+    _, _, variables, _, frozen = quantized_net("residual")
+    kernel = frozen.kernels["Residual/stem:conv"]
+    assert not np.any(kernel.kernel[..., 0])  # gamma is 0
+    beta = variables["params"]["BatchNorm_0"]["bias"][0]
+    step = kernel.scale[0] * kernel.input_scale
+    np.testing.assert_allclose(kernel.float_bias[0], beta, atol=step)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_simulation_is_near_fake_quantization(name):
+    model, plan, variables, x, frozen = quantized_net(name)
+    grid = frozen.grids[plan.output_site]
+    integers = np.asarray(jax.jit(functools.partial(simulate, plan, frozen))(x)).astype(int)
+    fake = levels(jax.jit(model.apply)(variables, x)[0], grid)
+    frozen_float = levels(jax.jit(lambda x: evaluate(plan, Dequantized(plan, frozen), x))(x), grid)
+    most = 12 if name == "depthwise" else 4  # a flipped tie travels
+    assert np.abs(integers - fake).max() <= most
+    assert np.abs(integers - frozen_float).max() <= most
+    assert np.ptp(integers) > 100
+
+
+def test_integers_and_floats_are_one_input():
+    _, plan, variables, x, _ = quantized_net("residual")
+    model = quantize(from_linen(Residual()), input_grid=Grid(1 / 32, 5))
+    variables = calibrate(model, variables, [x])
+    plan = make_plan(model, variables, x)
+    frozen = freeze(plan, variables)
+    pixels = jnp.asarray(np.random.default_rng(0).integers(-128, 128, x.shape), jnp.int8)
+    floats = (jnp.float32(pixels) - 5) / 32
+    np.testing.assert_array_equal(simulate(plan, frozen, pixels), simulate(plan, frozen, floats))
+
+
+def test_long_sums_are_cut_until_exact():
+    rng = np.random.default_rng(0)
+    kernel = rng.integers(-127, 128, (3, 3, 600, 4)).astype(np.int8)
+    kernel[..., 0] = 127
+    x = jnp.full((1, 3, 3, 600), 255.0)
+    parts = _exact_parts(kernel)
+    assert len(parts) > 1
+    np.testing.assert_array_equal(sum(parts), kernel)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    total = sum(
+        jax.lax.conv_general_dilated(x, part, (1, 1), "VALID", dimension_numbers=numbers).astype(
+            int
+        )
+        for part in parts
+    )
+    np.testing.assert_array_equal(total.ravel(), kernel.reshape(-1, 4).astype(int).sum(0) * 255)
+    with pytest.raises(ValueError, match="too large for exact sums"):
+        _exact_parts(np.full((30, 30, 1, 1), 127, np.int8))
+
+
+class Marks(Dequantized):
+    """The composites that a converter reads, as an exporter would put them."""
+
+    def activation(self, site, values):
+        return mark(values, *self.frozen.grids[site])
+
+    def weight(self, group):
+        kernel, bias = super().weight(group)
+        axis = {"quantization_dimension": kernel.ndim - 1}
+        return mark(kernel, self.frozen.kernels[group.name].scale, **axis), bias
+
+    def constant(self, group, position):
+        grid = self.frozen.constants[operand_name(group, position)].grid
+        return mark(super().constant(group, position), *grid)
+
+    def average(self, group, values):
+        return values
+
+
+def mark(values, scale, zero_point=0, **axis):
+    attributes = {"scale": np.asarray(scale, np.float32).reshape(-1), "dtype": "i8", **axis}
+    if not axis:
+        attributes["zero_point"] = np.asarray(zero_point, np.int64).reshape(-1)
+    marked = jax.lax.composite(lambda x, **_: x, name="quant.fake_quant")
+    return marked(values, narrow_range=bool(axis), **attributes)
+
+
+def converted(plan, frozen):
+    """A .tflite of the plan, by litert-converter in strict mode."""
+    ir = pytest.importorskip("litert_converter.mlir.ir")
+    passes = pytest.importorskip("litert_converter.mlir.passmanager").PassManager
+    api = pytest.importorskip("litert_converter.mlir._mlir_libs.converter_api_ext")
+    shape = jax.ShapeDtypeStruct(plan.program.shape(plan.program.input), jnp.float32)
+    function = jax.jit(lambda x: evaluate(plan, Marks(plan, frozen), x))
+    exported = jax.export.export(function, platforms=["cpu"])(shape)
+    context = ir.Context()
+    api.prepare_mlir_context(context)
+    with context:
+        module = ir.Module.parse(exported.mlir_module_serialized)
+        legalize = "vhlo-legalize-stablehlo,reconcile-unrealized-casts,strip-debuginfo"
+        passes.parse(f"builtin.module({legalize})").run(module.operation)
+        names = {"input_names": ["x"], "output_names": ["y"]}
+        api.set_signature(module.operation, signature_name="serving_default", **names)
+        config = api.ConvertToTFLConfig()
+        config.strict_qdq_mode, config.enable_x64 = True, False
+        api.run_convert_to_tfl_passes(module, passes(), config)
+        return api.export_flatbuffer_to_bytes(module.operation)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_file_computes_the_simulation(name):
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    model, plan, variables, x, frozen = quantized_net(name)
+    file = converted(make_plan(model, variables, x[:1]), frozen)
+    runner = interpreter.Interpreter(model_content=file)
+    runner.allocate_tensors()
+    operations = {op["op_name"] for op in runner._get_ops_details()}
+    assert not {name for name in operations if name.startswith("STABLEHLO")}
+    (source,), (target,) = runner.get_input_details(), runner.get_output_details()
+    logits = []
+    for row in np.asarray(x):
+        runner.set_tensor(source["index"], row[None])
+        runner.invoke()
+        logits.append(runner.get_tensor(target["index"])[0].copy())
+    expected = jax.jit(functools.partial(simulate, plan, frozen))(x)
+    np.testing.assert_array_equal(levels(logits, frozen.grids[plan.output_site]), expected)

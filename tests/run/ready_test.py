@@ -1,0 +1,133 @@
+"""Ready: what is refused before anything is trained."""
+
+import sys
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from jaxmini import data, losses, models
+from jaxmini.compress import quantize
+from jaxmini.data import Normalization
+from jaxmini.model import with_head
+from jaxmini.run import ready
+from jaxmini.run.stage import Contrastive, Distill, Export, Recipe, Stage, Supervised
+
+DIGITS = data.digits()
+NORMALIZATION = Normalization(0.0, 1.0)
+BODY = nn.Sequential([nn.Conv(4, (3, 3)), nn.relu])
+NET = with_head(BODY, models.classifier(10))
+
+
+class Sine(nn.Module):
+    """A layer without an integer form."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return nn.Dense(10)(jax.numpy.sin(images.reshape(len(images), -1)))
+
+
+def supervised(**fields: object) -> Supervised:
+    return Supervised(**{"name": "net", "data": DIGITS, "model": NET, "batch_size": 32, **fields})
+
+
+def require(*stages: Stage, exports: tuple[Export, ...] = (), devices: int = 1) -> None:
+    ready.require(Recipe(stages, exports), NORMALIZATION, devices)
+
+
+def test_a_whole_chain_is_ready():
+    pretrain = Contrastive(
+        name="pretrain",
+        data=data.unlabelled(DIGITS),
+        model=with_head(BODY, models.projection_head(4, hidden=4)),
+    )
+    teacher = supervised(data=data.few_labels(DIGITS, 100), start=pretrain)
+    int8 = Distill(
+        name="int8",
+        data=data.unlabelled(DIGITS),
+        start=teacher,
+        teacher=teacher,
+        loss=losses.kl() + losses.cross_entropy(),
+        quantize=quantize.int8(),
+    )
+    require(
+        pretrain, teacher, int8, exports=(Export(int8), Export(int8, backend="litert")), devices=8
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"data": data.unlabelled(DIGITS)},
+            "stage 'net': needs a label for every picture, but 1,297 of 1,297 have none",
+        ),
+        (
+            {"batch_size": 20},
+            "stage 'net': batch_size 20 does not divide among 8 devices; use a multiple of 8, 16 say",
+        ),
+        (
+            {"batch_size": 4},
+            "batch_size 4 does not divide among 8 devices; use a multiple of 8, 8 say",
+        ),
+        (
+            {"data": data.few_labels(DIGITS, 24)},
+            "stage 'net': batch_size 32 is more than the 24 pictures of digits, 24 labels",
+        ),
+        (
+            {"model": with_head(BODY, models.classifier(7))},
+            r"stage 'net': its model gives \(1, 7\) for one picture, and the 10 classes of digits need",
+        ),
+        ({"model": BODY}, r"its model gives \(1, 8, 8, 4\) for one picture"),
+    ],
+)
+def test_a_stage_that_cannot_end_well(fields, message):
+    with pytest.raises(ValueError, match=message):
+        require(supervised(**fields), devices=8)
+
+
+def test_a_label_that_is_no_class():
+    image, label = np.zeros((40, 8, 8, 1), np.uint8), np.arange(40)
+    source = data.arrays(image, label, image, label % 10, labels=tuple("0123456789"))
+    with pytest.raises(ValueError, match=r"train: picture 10 has label 10, expected 0\.\.9"):
+        require(supervised(data=source))
+
+
+def test_a_test_split_without_labels_or_pictures():
+    image, label = np.zeros((40, 8, 8, 1), np.uint8), np.arange(40) % 10
+    names = tuple("0123456789")
+    with pytest.raises(
+        ValueError, match="stage 'net', test pictures: needs a label for every picture"
+    ):
+        require(supervised(data=data.arrays(image, label, image, labels=names)))
+    with pytest.raises(ValueError, match="arrays, data of the last stage, has no test pictures"):
+        require(supervised(data=data.arrays(image, label, labels=names)))
+
+
+def test_a_start_of_another_body():
+    other = with_head(nn.Conv(5, (3, 3)), models.classifier(10))
+    with pytest.raises(ValueError, match="stage 'second' cannot start from 'net'"):
+        require(supervised(), supervised(name="second", start=supervised(), model=other))
+
+
+def test_a_net_without_an_integer_form_is_refused_before_it_is_trained():
+    start = supervised(model=Sine())
+    with pytest.raises(ValueError, match="sin"):
+        require(start, supervised(name="int8", start=start, model=None, quantize=quantize.int8()))
+
+
+@pytest.mark.parametrize(
+    ("backend", "module"),
+    [
+        ("jax2tf", "tensorflow"),
+        ("litert", "litert_converter"),
+        ("litert", "ai_edge_litert"),
+        ("jax2tf", "flatbuffers"),
+    ],
+)
+def test_an_exporter_that_is_not_installed_names_its_extra(monkeypatch, backend, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    stage = supervised(data=data.unlabelled(DIGITS))  # wrong too, and found later
+    with pytest.raises(ImportError, match=rf"{module} is not installed.*jaxmini\[{backend}\]"):
+        require(stage, exports=(Export(stage, "float32", backend),))

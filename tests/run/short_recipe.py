@@ -1,0 +1,31 @@
+"""Short: pretraining and training of one small net, a few steps each."""
+
+import jaxmini.data as data
+import jaxmini.losses as losses
+import jaxmini.models as models
+from jaxmini.model import with_head
+from jaxmini.recipe import Contrastive, Recipe, Supervised
+from jaxmini.steps import sgd
+
+
+def get_config() -> Recipe:
+    body = models.small_resnet(stem_width=8, stem_stride=2, widths=(8,), strides=(1,))
+    pretrain = Contrastive(
+        name="pretrain",
+        data=data.unlabelled(data.digits()),
+        model=with_head(body, models.projection_head(8, hidden=8)),
+        loss=losses.nt_xent(temperature=0.2),
+        optimizer=sgd(0.05),
+        epochs=0.25,
+        batch_size=64,
+    )
+    teacher = Supervised(
+        name="teacher",
+        data=data.few_labels(data.digits(), 128),
+        model=with_head(body, models.classifier(10)),
+        start=pretrain,
+        optimizer=sgd(0.05),
+        epochs=4,
+        batch_size=32,
+    )
+    return Recipe(stages=(pretrain, teacher))

@@ -1,0 +1,115 @@
+"""Stage: what a recipe cannot say, and what it is told instead."""
+
+import re
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from jaxmini import data, models
+from jaxmini.compress import quantize
+from jaxmini.data import Normalization
+from jaxmini.model import with_head
+from jaxmini.run.stage import Contrastive, Distill, Export, Inputs, Recipe, Supervised
+
+DIGITS = data.digits()
+NET = models.classifier(10)
+PRETRAIN = Contrastive(name="pretrain", data=DIGITS, model=NET)
+TEACHER = Supervised(name="teacher", data=DIGITS, model=NET)
+
+
+def said(message: str) -> str:
+    return ".*".join(map(re.escape, message.split("...")))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "a/b"}, "stage name 'a/b': use letters, digits, - and _"),
+        ({"name": ""}, "stage name ''"),
+        ({"model": None}, "stage 'net' has neither a model nor a stage to start from"),
+        ({"quantize": quantize.int8()}, "stage 'net' quantizes: give it a trained stage as start"),
+        ({"epochs": 0}, "stage 'net': epochs and batch_size must be positive; got 0 and 128"),
+        ({"batch_size": 0}, "got 1 and 0"),
+    ],
+)
+def test_a_stage_that_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=said(message)):
+        Supervised(**{"name": "net", "data": DIGITS, "model": NET, **fields})
+
+
+def test_embeddings_neither_teach_nor_are_exported():
+    with pytest.raises(
+        ValueError, match="'student' learns from 'pretrain', whose outputs are embeddings"
+    ):
+        Distill(name="student", data=DIGITS, model=NET, teacher=PRETRAIN)
+    with pytest.raises(ValueError, match="export of stage 'pretrain': its outputs are embeddings"):
+        Export(PRETRAIN, "float32", "litert")
+
+
+def test_a_float_stage_is_not_exported_as_int8():
+    with pytest.raises(
+        ValueError, match=said("'teacher' as int8: the stage trains in float;...int8()")
+    ):
+        Export(TEACHER, "int8")
+
+
+def test_an_export_is_called_by_stage_variant_and_backend_unless_named():
+    assert Export(TEACHER, "float32", "litert").file_name == "teacher-float32-litert.tflite"
+    assert Export(TEACHER, "float32", name="small").file_name == "small.tflite"
+
+
+def test_a_recipe_holds_every_stage_before_its_use_once():
+    student = Distill(name="student", data=DIGITS, model=NET, teacher=TEACHER)
+    with pytest.raises(ValueError, match="a recipe needs at least one stage"):
+        Recipe(())
+    with pytest.raises(ValueError, match="two stages are called 'teacher'"):
+        Recipe((TEACHER, TEACHER))
+    with pytest.raises(
+        ValueError, match="stage 'student' uses stage 'teacher', which is not among"
+    ):
+        Recipe((student, TEACHER))
+    with pytest.raises(
+        ValueError, match="an export uses stage 'teacher', which is not in the recipe"
+    ):
+        Recipe((PRETRAIN,), (Export(TEACHER, "float32"),))
+    compared = Supervised(name="other", data=DIGITS, model=NET, against=TEACHER)
+    with pytest.raises(ValueError, match="stage 'other' uses stage 'teacher'"):
+        Recipe((compared,))
+
+
+def test_a_stage_without_a_model_has_that_of_its_start():
+    tuned = Supervised(name="tuned", data=DIGITS, start=TEACHER)
+    again = Supervised(name="again", data=DIGITS, start=tuned)
+    assert again.float_model() == TEACHER.float_model()
+    assert again.needs == (tuned,)
+
+
+def test_a_quantizing_stage_takes_pixels_on_the_grid_of_the_normalization():
+    body = nn.Sequential([nn.Conv(4, (3, 3)), nn.relu])
+    start = Supervised(name="start", data=DIGITS, model=with_head(body, models.classifier(10)))
+    int8 = Supervised(name="int8", data=DIGITS, start=start, quantize=quantize.int8())
+    normalization = Normalization(mean=51 / 255, std=0.3)
+    variables = jax.eval_shape(
+        int8.network(normalization).init,
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32),
+    )
+    assert "quant" in variables
+    assert start.network(normalization) == start.float_model()
+
+
+def test_inputs_are_keyed_by_example_and_epoch_not_by_place_in_the_batch():
+    inputs = Inputs(data.gaussian_noise(0.5), Normalization(0.0, 1.0))
+    batch = {
+        "image": np.full((3, 4, 4, 1), 100, np.uint8),
+        "id": np.array([7, 8, 7], np.int32),
+        "epoch": np.array([0, 0, 1], np.int32),
+    }
+    key = jax.random.key(3)
+    seen = np.asarray(inputs(key, batch, 0))
+    turned = np.asarray(inputs(key, {name: value[::-1] for name, value in batch.items()}, 0))
+    np.testing.assert_array_equal(seen, turned[::-1])
+    other_view = np.asarray(inputs(key, batch, 1))
+    assert len({array.tobytes() for array in (*seen, *other_view)}) == 6
