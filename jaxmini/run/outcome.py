@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu import parameter_overview
 
 from jaxmini import steps
 from jaxmini.compress import quantize
@@ -108,6 +109,7 @@ def _train(
     optimizer = stage.optimizer(total)
     key = jax.random.key(stage.seed)
     variables = _first_variables(stage, model, dataset, before, around.normalization)
+    _overview(variables, stage, around)
     state = steps.start(optimizer, key, variables)
     frozen = before[stage.teacher.name].artifact.variables if isinstance(stage, Distill) else {}
     around.log.event(
@@ -125,6 +127,13 @@ def _train(
         around.log,
         around.told_to_stop,
     )
+
+
+def _overview(variables: Variables, stage: Stage, around: Surroundings) -> None:
+    """Write what the network is made of, a line a parameter."""
+    if together.leads():
+        text = parameter_overview.get_parameter_overview(variables["params"], include_stats=False)
+        (around.workdir.stage_folder(stage.name) / "parameters.txt").write_text(text + "\n")
 
 
 def _first_variables(

@@ -1,41 +1,52 @@
-"""A run that dies at a given moment: ``python doomed.py HOW STAGE STEP DELAY [arguments of jaxmini]``.
+"""A run that something happens to: ``python doomed.py HOW STAGE STEP DELAY [arguments of jaxmini]``.
 
-HOW is ``kill`` (SIGKILL to itself, DELAY seconds after STEP) or ``raise`` (an error in STEP). The stage
-``export`` means the conversion of a file, whatever the step.
+HOW is ``kill`` (SIGKILL to itself, DELAY seconds later), ``raise`` (an error), ``full`` (from then on no
+file can grow) or ``SIGTERM`` (to itself). It happens once STEP of STAGE is done; STAGE ``start`` is at once,
+``export`` the first conversion of a file.
 """
 
 import os
+import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from jaxmini.__main__ import main
 from jaxmini.run import delivery
 from jaxmini.run.log import Log
 
 
-def doom(how: str, stage: str, step: int, delay: float) -> None:
-    def die() -> None:
-        if how == "raise":
-            raise RuntimeError("doomed")
+def fate(how: str, delay: float) -> None:
+    if how == "kill":
         threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    elif how == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    elif how == "SIGTERM":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        raise RuntimeError("doomed")
 
+
+def doom(happen: Callable[[], None], stage: str, step: int) -> None:
     progress, convert = Log.progress, delivery.tflite
 
-    def observed_progress(log, name, done, *figures):
+    def observed_progress(log: Log, name: str, done: int, *figures: object) -> None:
         progress(log, name, done, *figures)
         if (name, done) == (stage, step):
-            die()
+            happen()
 
-    def observed_convert(*arguments, **options):
+    def observed_convert(*arguments: object, **options: object) -> object:
         if stage == "export":
-            die()
+            happen()
         return convert(*arguments, **options)
 
     Log.progress, delivery.tflite = observed_progress, observed_convert
+    if stage == "start":
+        happen()
 
 
 if __name__ == "__main__":
     how, stage, step, delay, *arguments = sys.argv[1:]
-    doom(how, stage, int(step), float(delay))
+    doom(lambda: fate(how, float(delay)), stage, int(step))
     sys.exit(main(arguments))

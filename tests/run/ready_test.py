@@ -16,7 +16,7 @@ from jaxmini.run.stage import Contrastive, Distill, Export, Recipe, Stage, Super
 
 DIGITS = data.digits()
 NORMALIZATION = Normalization(0.0, 1.0)
-BODY = nn.Sequential([nn.Conv(4, (3, 3)), nn.relu])
+BODY = models.small_resnet(stem_width=4, stem_stride=2, widths=(4,), strides=(1,))
 NET = with_head(BODY, models.classifier(10))
 
 
@@ -79,7 +79,7 @@ def test_a_whole_chain_is_ready():
             {"model": with_head(BODY, models.classifier(7))},
             r"stage 'net': its model gives \(1, 7\) for one picture, and the 10 classes of digits need",
         ),
-        ({"model": BODY}, r"its model gives \(1, 8, 8, 4\) for one picture"),
+        ({"model": BODY}, r"its model gives \(1, 4\) for one picture"),
     ],
 )
 def test_a_stage_that_cannot_end_well(fields, message):
@@ -106,7 +106,7 @@ def test_a_test_split_without_labels_or_pictures():
 
 
 def test_a_start_of_another_body():
-    other = with_head(nn.Conv(5, (3, 3)), models.classifier(10))
+    other = with_head(models.small_resnet(stem_width=4, widths=(6,)), models.classifier(10))
     with pytest.raises(ValueError, match="stage 'second' cannot start from 'net'"):
         require(supervised(), supervised(name="second", start=supervised(), model=other))
 
