@@ -48,6 +48,19 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return arguments
 
 
+def add_trials(parser: argparse.ArgumentParser, name: str, *, seeds: list[int]) -> None:
+    """The arguments of a benchmark that trains stages of a config in a folder of its own."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="stage.field=value", help="changes to the config's recipe"
+    )
+    parser.add_argument("--config", default="configs/fashion_mnist.py", help="a recipe's file")
+    parser.add_argument(
+        "--workdir", type=Path, help="a finished run of that recipe, to take its first stages from"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs") / name, help="of the trials")
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds, help="one training a seed")
+
+
 def show(page: Page, arguments: Sequence[str], *, write: bool) -> None:
     """Print a page, and write it where asked.
 
@@ -104,6 +117,11 @@ def _processor() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def method(text: str) -> str:
+    """What a benchmark's docstring says of its method: all after the command, on one line."""
+    return " ".join(text.split("\n\n", 2)[2].split())
 
 
 def given(arguments: Sequence[str] | None) -> list[str]:

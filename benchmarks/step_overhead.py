@@ -101,8 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = page.Page(
         name="step_overhead",
         title="What jaxmini's steps cost over the same training written by hand",
-        method=__doc__.split("\n\n")[2].replace("\n", " ")
-        + f" {rounds} rounds, CPU of all threads.",
+        method=f"{page.method(__doc__)} {rounds} rounds; CPU of all threads.",
         table=Table(pairs.COLUMNS, tuple(groups)),
         findings=(f"{kept} of {len(ratios)} median CPU ratios are at most {BAR}.",),
     )

@@ -41,20 +41,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def preview(options: argparse.Namespace) -> int:
-    """Write a contact sheet of what a stage's network sees."""
+    """Write a contact sheet of what each stage's network sees."""
     from jaxmini import recipe
-    from jaxmini.data import contact_sheet
+    from jaxmini.data import contact_sheet, write_contact_sheet
 
     config = recipe.load(options.config, options.overrides)
     stages = {stage.name: stage for stage in config.recipe.stages}
-    for name, stage in stages.items():
-        if options.stage in (None, name):
-            path = Path(options.output or ".") / f"{config.name}-{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            contact_sheet(stage.data.load(), stage.view, seed=stage.seed).save(path)
-            print(path)
     if options.stage is not None and options.stage not in stages:
         raise recipe.RecipeError(f"no stage {options.stage!r}; there are: {', '.join(stages)}")
+    for name in stages if options.stage is None else [options.stage]:
+        stage = stages[name]
+        dataset = stage.data.load()
+        sheet = contact_sheet(dataset.train, stage.view, labels=dataset.labels, seed=stage.seed)
+        print(write_contact_sheet(options.output / f"{config.name}-{name}.png", sheet))
     return 0
 
 
@@ -96,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     previewing = commands.add_parser("preview", help=preview.__doc__)
     _add_config(previewing)
     previewing.add_argument("--stage", help="one stage only")
-    previewing.add_argument("--output", type=Path, help="folder of the pictures (default: here)")
+    previewing.add_argument(
+        "--output", type=Path, default=Path(), help="folder of the pictures (default: here)"
+    )
     previewing.set_defaults(command=preview)
 
     describing = commands.add_parser("describe", help=describe.__doc__)

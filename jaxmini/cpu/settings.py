@@ -29,4 +29,5 @@ def keep_freed_memory() -> bool:
         (_M_TRIM_THRESHOLD, _LARGEST_INT),
         (_M_TOP_PAD, 2**28),
     )
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    taken = [mallopt(parameter, value) == 1 for parameter, value in settings]
+    return all(taken)

@@ -248,7 +248,7 @@ def _measure(stage: Stage, artifact: Artifact, dataset: Dataset) -> dict[str, ob
         answers = predict_all(predict(artifact), test.image, EVALUATION_BATCH)
         measured = accuracy(answers, test.label)
     price = cost(stage.float_model(), artifact.input_shape)
-    labels = int(np.sum(dataset.train.label >= 0)) if stage.labelled else 0
+    labels = 0 if isinstance(stage, Contrastive) else int(np.sum(dataset.train.label >= 0))
     return {
         "accuracy": measured,
         "data": dataset.name,

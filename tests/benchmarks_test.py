@@ -1,0 +1,227 @@
+"""Benchmarks: they time fairly, compare equals, tell the truth on their pages, and run in their tiny form."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # benchmarks is not part of the installed package
+
+from benchmarks import cold_start, page, pairs, pretraining, step_overhead, students, trials  # noqa: E402
+from jaxmini import data, models, recipe  # noqa: E402
+from jaxmini.recipe import Recipe, Supervised  # noqa: E402
+from jaxmini.run.report.table import Column, Table  # noqa: E402
+
+MAINS = (cold_start, pretraining, step_overhead, students)
+
+
+def tiny(name: str, *, seed: int = 0) -> Supervised:
+    net = models.small_resnet(10, stem_width=4, widths=(4,), strides=(1,))
+    source = data.few_labels(data.digits(test=40), 16)
+    return Supervised(name=name, data=source, model=net, batch_size=16, epochs=1, seed=seed)
+
+
+class TestPairs:
+    def test_ways_take_turns_and_warm_up_is_not_counted(self):
+        called = []
+        ways = {"a": lambda: called.append("a"), "b": lambda: called.append("b")}
+        timings = pairs.alternate(ways, rounds=3, calls=2, warmup=1)
+        assert "".join(called) == "aabb" * 4
+        assert [len(t.cpu) for t in timings.values()] == [3, 3]
+
+    def test_a_way_that_works_twice_as_long_has_twice_the_cpu_time(self):
+        def work(amount):
+            end = time.process_time() + amount
+            while time.process_time() < end:
+                pass
+
+        timings = pairs.alternate({"one": lambda: work(0.01), "two": lambda: work(0.02)}, rounds=5)
+        assert 1.8 < pairs.ratio(timings["two"].cpu, timings["one"].cpu).median < 2.2
+
+    def test_waiting_is_wall_and_not_cpu(self):
+        timing = pairs.alternate({"wait": lambda: time.sleep(0.03)}, rounds=2)["wait"]
+        assert min(timing.wall) >= 0.03
+        assert max(timing.cpu) < 0.02
+
+    def test_ratio_is_of_the_medians_and_its_middle_half_of_the_rounds(self):
+        found = pairs.ratio((2.0, 4.0, 100.0), (1.0, 4.0, 4.0))
+        assert found == pairs.Ratio(median=1.0, low=1.5, high=13.5)
+
+    @pytest.mark.parametrize("wrong", [{"rounds": 1}, {"calls": 0}])
+    def test_too_few_turns_are_refused(self, wrong):
+        with pytest.raises(ValueError, match="alternate"):
+            pairs.alternate({"a": int}, **wrong)
+
+
+class TestPage:
+    shown = page.Page("pairs", "Title", "Method.", Table((Column("a"),), ((("b",),),)), ("Found.",))
+
+    def test_says_how_it_came_about_without_naming_a_host_or_a_folder(self):
+        text = page.render(self.shown, ["--workdir", "/home/me/runs/x", "--folder=/tmp/y", "a.b=1"])
+        assert "`python -m benchmarks.pairs --workdir x --folder=y a.b=1`" in text
+        assert "/home" not in text
+        assert "/tmp" not in text
+        assert os.uname().nodename not in text
+        assert "| b |" in text
+        assert "- Found." in text
+        assert "jax 0." in text
+
+    def test_is_written_only_where_asked(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
+        page.show(self.shown, [], write=False)
+        assert not (tmp_path / "results").exists()
+        page.show(self.shown, [], write=True)
+        assert (tmp_path / "results" / "pairs.md").read_text().startswith("# Title\n\nMethod.\n")
+        assert str(tmp_path) not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", step_overhead.KINDS, ids=lambda kind: kind.__name__)
+def test_the_step_by_hand_trains_as_jaxmini_does(kind):
+    """With a view that draws nothing both ways see the same pictures: the losses must agree."""
+    shape = dataclasses.replace(step_overhead.TINY, steps=6)
+    scene = kind(shape, data.identity())
+    by_hand = step_overhead.by_hand(scene, shape)
+    placed = step_overhead.placed(scene, shape, "jit")
+    first, second = [(float(by_hand()), float(placed())) for _ in range(2)]
+    assert first[0] == pytest.approx(first[1], rel=1e-4)
+    assert second[0] == pytest.approx(second[1], rel=1e-4)
+    assert abs(second[0] - first[0]) > 1e-3 * abs(first[0]), "nothing was trained"
+
+
+class TestTrials:
+    def test_a_finished_stage_is_read_back_and_another_run_takes_it_over(self, tmp_path, capsys):
+        first, second = Recipe((tiny("a"),)), Recipe((tiny("a"), tiny("b", seed=1)))
+        (made,) = trials.outcomes(first, tmp_path / "first")
+        (again,) = trials.outcomes(first, tmp_path / "first")
+        assert "a: finished by an earlier run" in capsys.readouterr().out
+        taken, trained = trials.outcomes(
+            second, tmp_path / "second", finished=tmp_path / "first", taken=("a",)
+        )
+        prints = {outcome.artifact.fingerprint() for outcome in (made, again, taken)}
+        assert len(prints) == 1
+        assert trained.artifact.fingerprint() not in prints
+        assert "a: taken over from first" in capsys.readouterr().out
+
+    def test_a_stage_of_other_settings_or_one_not_finished_is_refused(self, tmp_path):
+        list(trials.outcomes(Recipe((tiny("a"),)), tmp_path / "run"))
+        for stage, message in ((tiny("a", seed=1), "other settings"), (tiny("b"), "not finished")):
+            chain = trials.outcomes(
+                Recipe((stage,)), tmp_path / stage.name, finished=tmp_path / "run", taken=("a", "b")
+            )
+            with pytest.raises(ValueError, match=message):
+                list(chain)
+
+
+class TestPretraining:
+    def test_the_grid_has_two_sides_of_equal_budgets(self):
+        config = recipe.load(ROOT / "configs/fashion_mnist.py").recipe
+        grid = pretraining.trials_of(3, pretraining.BUDGETS, pretraining.RATES)
+        pretrain, *stages = pretraining.seeded(config, grid).stages
+        assert len(stages) == len({stage.name for stage in stages}) == 16
+        for trial, stage in zip(grid, stages, strict=True):
+            assert stage.start == (pretrain if trial.pretrained else None)
+            assert (stage.seed, stage.data.seed, stage.data.n) == (3, 3, trial.budget.labels)
+            assert stage.optimizer.learning_rate == trial.rate
+
+    def test_each_side_is_judged_by_its_best_mean(self):
+        budget = pretraining.Budget(600, 60, 40, goal=0.8)
+        cells = {
+            (0, True, 0.1): 0.9,
+            (1, True, 0.1): 0.7,
+            (0, True, 0.2): 0.85,
+            (1, True, 0.2): 0.79,
+            (0, False, 0.1): 0.5,
+            (1, False, 0.1): 0.7,
+            (0, False, 0.2): 0.4,
+            (1, False, 0.2): 0.4,
+        }
+        found = {pretraining.Trial(s, budget, p, r): a for (s, p, r), a in cells.items()}
+        shown = pretraining.shown(found, "x.py")
+        assert shown.table.groups[0] == (
+            ("600", "pretrained", "80.00%", "82.00%", "82.00%", "+22.00"),
+            ("600", "scratch", "60.00%", "40.00%", "60.00%", "–"),
+        )
+        assert "goal of 80.00% pretrained is reached" in shown.findings[0]
+
+
+class TestStudents:
+    def test_only_the_compared_stages_get_the_seed(self):
+        config = recipe.load(ROOT / "configs/fashion_mnist.py").recipe
+        seeds = {stage.name: stage.seed for stage in students.seeded(config, 2).stages}
+        assert seeds == {"pretrain": 0, "teacher": 0, "alone": 2, "student": 2}
+
+    def test_the_page_has_mean_and_deviation(self):
+        shown = students.shown(
+            [students.Pair(0, 0.90, 0.92, 0.93), students.Pair(1, 0.92, 0.92, 0.93)], "x.py"
+        )
+        assert shown.table.groups[1] == (
+            ("mean", "91.00%", "92.00%", "+1.00"),
+            ("deviation", "1.41", "0.00", "1.41"),
+        )
+        assert "better with 1 of 2 seeds" in shown.findings[1]
+
+
+class TestColdStart:
+    def test_what_was_spent_is_cut_at_the_moments_of_the_workdir(self, tmp_path):
+        (tmp_path / "metrics.jsonl").write_text('{"time": 103.0, "step": 1}\n')
+        for name, end in (("a", 104.0), ("b", 108.0)):
+            file = tmp_path / "stages" / name / "finished.json"
+            file.parent.mkdir(parents=True)
+            file.touch()
+            os.utime(file, (end, end))
+        used = [cold_start.Spent(float(s), 2.0 * s) for s in range(11)]
+        found = cold_start.spent(tmp_path, ("a", "b"), 100.0, used)
+        assert {name: (each.wall, each.cpu) for name, each in found.items()} == {
+            "first finished step": (3.0, 6.0),
+            "a": (4.0, 8.0),
+            "b": (4.0, 8.0),
+            "files and report": (2.0, 4.0),
+            "whole": (10.0, 20.0),
+        }
+
+    def test_a_run_that_fails_says_why(self, tmp_path):
+        with pytest.raises(RuntimeError, match="no stage 'pretrian'"):
+            cold_start.timed(
+                str(ROOT / "configs/quickstart.py"), ["pretrian.epochs=1"], ("pretrain",), tmp_path
+            )
+
+
+@pytest.mark.parametrize("module", MAINS, ids=lambda module: module.__name__)
+def test_every_benchmark_explains_itself(module, capsys):
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"python -m {module.__name__}" in shown
+    assert "--write" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("step_overhead", "supervised, 8 px, tiny  jaxmini, pmap"),
+        ("students", "The taught student is better"),
+        ("pretraining", "pretrained"),
+    ],
+)
+def test_every_benchmark_runs_in_its_tiny_form(name, expected, tmp_path):
+    folder = [] if name == "step_overhead" else ["--folder", str(tmp_path)]
+    one_device = os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--quick", *folder],
+        cwd=ROOT,
+        env=one_device,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert expected in run.stdout
