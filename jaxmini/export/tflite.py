@@ -19,7 +19,16 @@ from jaxmini.compress.quantize.frozen import Frozen, freeze
 from jaxmini.compress.quantize.plan import INPUT, Plan
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
 from jaxmini.data.views import Normalization
-from jaxmini.export import constraints, flatbuffer, jax2tf, litert, metadata, parity, repair
+from jaxmini.export import (
+    constraints,
+    flatbuffer,
+    jax2tf,
+    litert,
+    metadata,
+    parity,
+    repair,
+    weights,
+)
 from jaxmini.export import signature as names
 from jaxmini.export.annotate import annotated
 from jaxmini.export.artifact import Artifact, pixel_function
@@ -75,10 +84,10 @@ def tflite(
         artifact: for ``int8``, of a model that ``quantize`` made and training has settled.
         path: of the file; a file there is replaced.
         variant: what numbers the file holds.
-        backend: the converter; float16 and dynamic_int8 need jax2tf.
+        backend: the converter, jax2tf (through TensorFlow) or litert (without); either writes every variant.
 
     Raises:
-        ValueError: unknown variant or backend, a variant the back end or the model cannot have.
+        ValueError: unknown variant or backend, or a variant that the model cannot have.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
         ConstraintError, ParityError: the converter wrote an int8 file that is not the trained network.
@@ -126,11 +135,10 @@ def _float_file(artifact: Artifact, variant: Variant, backend: Backend) -> bytes
         return jax2tf.convert(
             function, image, float16=variant == "float16", dynamic_int8=variant == "dynamic_int8"
         )
-    if variant != "float32":
-        raise ValueError(
-            f"the litert converter writes no {variant} files; use backend='jax2tf' for them"
-        )
-    return litert.convert(function, image)
+    content = litert.convert(function, image)
+    if variant == "float16":
+        return weights.as_float16(content)
+    return weights.as_dynamic_int8(content) if variant == "dynamic_int8" else content
 
 
 def _of_pixels(artifact: Artifact) -> ImageFunction:

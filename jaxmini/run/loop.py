@@ -87,19 +87,22 @@ def train(
 
         stopping = told_to_stop()
         saving = stopping or schedule.is_due(done, schedule.save_every)
-        if saving or schedule.is_due(done, schedule.log_every):
+        evaluating = schedule.is_due(done, schedule.evaluate_every)
+        if saving or evaluating or schedule.is_due(done, schedule.log_every):
             figures = _fetch(name, pending, done, folder)
             speed = len(pending) * len(batch["image"]) / (time.perf_counter() - since)
             log.progress(name, done, schedule.total, figures, speed)
             pending, since = [], time.perf_counter()
 
-        if schedule.is_due(done, schedule.evaluate_every):
-            log.figures(name, done, evaluate(placed.fetch(state)))
-            since = time.perf_counter()
-
-        if saving:
-            seconds = before + time.perf_counter() - started
-            checkpoint.save(folder / "checkpoints", done, placed.fetch(state), {"seconds": seconds})
+        if saving or evaluating:
+            current = placed.fetch(state)
+            if not _is_finite(current):
+                raise _diverged(name, f"a parameter is not finite after step {done}", folder)
+            if evaluating:
+                log.figures(name, done, evaluate(current))
+            if saving:
+                seconds = before + time.perf_counter() - started
+                checkpoint.save(folder / "checkpoints", done, current, {"seconds": seconds})
             since = time.perf_counter()
 
         if stopping:
@@ -116,10 +119,18 @@ def _fetch(name: str, pending: list[Metrics], done: int, folder: Path) -> dict[s
         for key in ("loss", "grad_norm"):
             if not math.isfinite(metrics[key]):
                 step = done - len(fetched) + offset + 1
-                kept = checkpoint.latest_step(folder / "checkpoints")
-                raise DivergedError(
-                    f"stage {name!r} diverged: {key} is {metrics[key]} at step {step}. "
-                    + (f"The checkpoint of step {kept} is kept. " if kept is not None else "")
-                    + "Lower optimizer.learning_rate, or set optimizer.clip"
-                )
+                raise _diverged(name, f"{key} is {metrics[key]} at step {step}", folder)
     return {key: float(np.mean([metrics[key] for metrics in fetched])) for key in fetched[0]}
+
+
+def _is_finite(state: State) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.variables)))
+
+
+def _diverged(name: str, finding: str, folder: Path) -> DivergedError:
+    kept = checkpoint.latest_step(folder / "checkpoints")
+    return DivergedError(
+        f"stage {name!r} diverged: {finding}. "
+        + (f"The checkpoint of step {kept} is kept. " if kept is not None else "")
+        + "Lower optimizer.learning_rate, or set optimizer.clip"
+    )

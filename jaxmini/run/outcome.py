@@ -188,7 +188,7 @@ def _shapes(variables: Variables) -> dict[str, tuple]:
 
 
 def _schedule(total: int) -> Schedule:
-    every = lambda times: max(1, total // times)  # noqa: E731
+    every = lambda times: -(-total // times)  # noqa: E731
     return Schedule(total, every(LOGS), every(SAVES), every(EVALUATIONS))
 
 

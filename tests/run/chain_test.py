@@ -1,18 +1,36 @@
 """Chain: what stopping does not change, what is refused, and before what."""
 
+import errno
 import hashlib
 import itertools
 import json
 import random
 import re
+import shutil
 import signal
 from pathlib import Path
 
+import flax.linen as nn
+import jax
 import numpy as np
+import pytest
+
+from jaxmini import data, steps
+from jaxmini.__main__ import main
+from jaxmini.model import with_head
+from jaxmini.recipe import Contrastive, Recipe, Supervised
+from jaxmini.run import chain
+from jaxmini.run.chain import _naming
+from jaxmini.run.report import storage
 
 HERE = Path(__file__).parent
-TINY, SHORT, DOOMED = HERE / "tiny_recipe.py", HERE / "short_recipe.py", HERE / "doomed.py"
+TINY, DOOMED = HERE / "tiny_recipe.py", HERE / "doomed.py"
 STEPS = {"pretrain": 40, "teacher": 36, "student": 40, "int8": 40}
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_compile_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "that of these tests")
 
 
 def variables(folder: Path, stage: str) -> dict[str, np.ndarray]:
@@ -83,3 +101,144 @@ def test_killed_in_every_stage_and_export_it_ends_as_if_undisturbed(undisturbed,
     file = Path("exports/tiny.tflite")
     assert sha256(undisturbed / file) == sha256(tmp_path / "run" / file)
     assert accuracies(undisturbed) == accuracies(tmp_path / "run")
+
+
+def copied(undisturbed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(undisturbed, tmp_path / "run"))
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """What the command says as it refuses, without a traceback and without a step of training."""
+    assert main(["run", *map(str, arguments)]) == 1
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert " steps of " not in said.out
+    return said.err
+
+
+def test_another_recipe_is_refused_and_said_what_differs(undisturbed, tmp_path, capsys):
+    folder = copied(undisturbed, tmp_path)
+    said = refused(capsys, TINY, "--workdir", folder, "teacher.epochs=7")
+    assert f"workdir {folder} was begun with another recipe" in said
+    assert re.search(r"teacher.*epochs.*6.*7", said)
+    assert "--fresh" in said
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("chapter 1")
+    said = refused(capsys, TINY, "--workdir", tmp_path)
+    assert f"{tmp_path} is not a workdir of jaxmini: it holds thesis.tex" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/run")):
+        assert str(folder) in refused(capsys, TINY, "--workdir", folder)
+
+
+def test_a_changed_byte_of_a_finished_stage_is_refused(undisturbed, tmp_path, capsys):
+    folder = copied(undisturbed, tmp_path)
+    file = folder / "stages" / "teacher" / "artifact" / "variables.npz"
+    flip(file)
+    said = refused(capsys, TINY, "--workdir", folder)
+    assert f"{file}: its SHA-256 is not the one in artifact.json" in said
+    flip(file)
+    result = folder / "stages" / "pretrain" / "finished.json"
+    flip(result)
+    assert f"{result} was changed since it was written" in refused(
+        capsys, TINY, "--workdir", folder
+    )
+
+
+def test_a_folder_in_use_is_refused_and_a_full_disk_keeps_what_was_saved(start, tmp_path, capsys):
+    folder = tmp_path / "run"
+    child = start(DOOMED, "full", "pretrain", 20, 0, "run", TINY, "--workdir", folder)
+    assert child.stdout.readline()
+    said = refused(capsys, TINY, "--workdir", folder)
+    assert f"workdir {folder} is in use by process {child.pid}" in said
+
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 1
+    checkpoints = folder / "stages" / "pretrain" / "checkpoints"
+    assert f"checkpoint {checkpoints / 'step_20'} could not be written" in err
+    assert "The checkpoints before it are kept" in err
+    assert "Traceback" not in err
+    assert {path.name for path in checkpoints.iterdir()} == {"step_10", "step_15"}
+
+
+def test_an_error_without_a_path_gets_the_folder(tmp_path):
+    with (
+        pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path}'")),
+        _naming(tmp_path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left on device: 'other'"), _naming(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device", "other")
+
+
+def test_the_report_is_of_what_was_run(undisturbed):
+    report = storage.read(undisturbed)
+    assert [stage.name for stage in report.stages] == list(STEPS)
+    assert {stage.name: stage.steps for stage in report.stages} == STEPS
+    assert [stage.labels_used for stage in report.stages] == [0, 200, 0, 0]
+    links = {link.name: link for link in report.provenance}
+    assert links["int8"].made_from == ("digits, no labels", "student", "teacher")
+    assert links["tiny.tflite"].made_from == ("int8",)
+    assert sha256(undisturbed / "exports/tiny.tflite").startswith(links["tiny.tflite"].digest)
+    pairs = {(pair.a, pair.b) for pair in report.fidelity}
+    assert pairs == {
+        ("teacher", "student"),
+        ("student", "int8"),
+        ("teacher", "int8"),
+        ("int8", "tiny.tflite"),
+    }
+    assert report.confusion_of == "tiny.tflite"
+    right = sum(row[index] for index, row in enumerate(report.confusion))
+    assert right / 500 == pytest.approx(report.files[0].accuracy)
+
+
+class Embedding(nn.Module):
+    """Pixels to four numbers, which BatchNorm has seen the whole batch of."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        features = nn.Dense(4)(images.reshape(images.shape[0], -1))
+        return nn.BatchNorm(use_running_average=not train, momentum=0.9)(features)
+
+
+def pretraining() -> Contrastive:
+    return Contrastive(
+        name="pretrain",
+        data=data.unlabelled(data.digits()),
+        model=with_head(Embedding(), nn.Dense(3)),
+        view=data.shift(1),
+        optimizer=steps.sgd(0.05),
+        epochs=0.5,
+    )
+
+
+def test_pretraining_alone_has_a_report(tmp_path):
+    report = chain.run(Recipe((pretraining(),)), tmp_path / "run", title="t", command="c")
+    assert [stage.accuracy for stage in report.stages] == [None]
+    assert report.confusion == ()
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_under_pmap_the_artifacts_are_the_same(tmp_path):
+    teacher = Supervised(
+        name="teacher",
+        data=data.digits(),
+        model=with_head(Embedding(), nn.Dense(10)),
+        start=pretraining(),
+        optimizer=steps.sgd(0.05),
+        epochs=0.5,
+    )
+    for placement in ("jit", "pmap"):
+        recipe = Recipe((pretraining(), teacher))
+        chain.run(recipe, tmp_path / placement, title="t", command="c", placement=placement)
+    for stage in ("pretrain", "teacher"):
+        ours, theirs = variables(tmp_path / "jit", stage), variables(tmp_path / "pmap", stage)
+        assert ours.keys() == theirs.keys()
+        for name, values in ours.items():
+            np.testing.assert_allclose(values, theirs[name], atol=1e-4, err_msg=f"{stage} {name}")

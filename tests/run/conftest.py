@@ -14,7 +14,7 @@ NOBODY = 65534
 TIMEOUT = 300
 HERE = Path(__file__).parent
 CACHE = HERE.parent.parent / ".cache"
-TINY, SHORT, DOOMED = HERE / "tiny_recipe.py", HERE / "short_recipe.py", HERE / "doomed.py"
+TINY = HERE / "tiny_recipe.py"
 # Of a surrounding job, or of these tests' own eight devices.
 FOREIGN = ("SLURM_", "OMPI_", "TPU_", "XLA_FLAGS", "PYTHONDONTWRITEBYTECODE", "JAXMINI_")
 

@@ -22,6 +22,7 @@ from jaxmini.run.log import Log
 from jaxmini.run.loop import DivergedError, Preempted, Schedule
 from jaxmini.state import State
 from jaxmini.steps import placement
+from jaxmini.steps.placement import Placed
 
 TOTAL, BATCH = 24, 8
 MODEL = from_linen(nn.Dense(3))
@@ -48,12 +49,13 @@ def train(
     schedule: Schedule = SCHEDULE,
     batches: Callable[[int], dict[str, np.ndarray]] = batch_at,
     told_to_stop: Callable[[], bool] = lambda: False,
+    placed: Placed = PLACED,
 ) -> tuple[State, str]:
     """The last state, and what was said."""
     said = io.StringIO()
     state, seconds = loop.train(
         "net",
-        PLACED,
+        placed,
         begin(),
         {},
         batches,
@@ -157,6 +159,15 @@ def test_a_loss_that_is_no_number_stops_it(tmp_path, broken_from):
     if restored is not None:
         assert f"The checkpoint of step {kept} is kept" in message
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(restored.state.params))
+
+
+def test_parameters_that_are_no_numbers_are_neither_evaluated_nor_saved(tmp_path):
+    endless = steps.supervised(MODEL, cross_entropy(), optax.sgd(np.inf, momentum=0.9))
+    placed = placement.jit(endless, jax.devices()[:1])  # its first loss and gradient are finite
+    with pytest.raises(DivergedError, match="a parameter is not finite after step 1"):
+        train(tmp_path, Schedule(TOTAL, 1, 1, 1), placed=placed)
+    assert checkpoint.latest_step(tmp_path / "checkpoints") is None
+    assert "test" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_told_to_stop_it_saves_the_step_it_is_at(straight, tmp_path):

@@ -1,5 +1,8 @@
 """Tiny: a chain with every kind of stage, seconds long."""
 
+import flax.linen as nn
+import jax
+
 import jaxmini.data as data
 import jaxmini.losses as losses
 import jaxmini.models as models
@@ -9,10 +12,22 @@ from jaxmini.recipe import Contrastive, Distill, Export, Recipe, Supervised
 from jaxmini.steps import adamw, sgd
 
 
+class Body(nn.Module):
+    """Two convolutions with BatchNorm, the second beside a shortcut, and the mean over the picture."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        features = shortcut = nn.relu(self.norm(nn.Conv(8, (3, 3), strides=2)(images), train))
+        features = self.norm(nn.Conv(8, (3, 3))(features), train)
+        return nn.relu(features + shortcut).mean((1, 2))
+
+    def norm(self, features: jax.Array, train: bool) -> jax.Array:
+        return nn.BatchNorm(use_running_average=not train, momentum=0.9)(features)
+
+
 def get_config() -> Recipe:
     pictures = data.unlabelled(data.digits())
-    body = models.small_resnet(stem_width=8, stem_stride=2, widths=(8,), strides=(1,))
-    small = models.small_resnet(10, stem_width=8, stem_stride=2, widths=(8,), strides=(1,))
+    body = Body()
 
     pretrain = Contrastive(
         name="pretrain",
@@ -35,7 +50,7 @@ def get_config() -> Recipe:
     student = Distill(
         name="student",
         data=pictures,
-        model=small,
+        model=with_head(body, models.classifier(10)),
         teacher=teacher,
         optimizer=adamw(1e-2),
         batch_size=32,

@@ -1,0 +1,51 @@
+"""Delivery: the figures of a file are those of running it."""
+
+import numpy as np
+import pytest
+
+from jaxmini import data, models
+from jaxmini.evaluate.accuracy import accuracy, predict_all
+from jaxmini.evaluate.runtime import tflite_predict
+from jaxmini.export import artifact as artifacts
+from jaxmini.run.delivery import deliver
+from jaxmini.run.log import Log
+from jaxmini.run.outcome import Outcome, Surroundings
+from jaxmini.run.report import storage
+from jaxmini.run.report.content import StageResult
+from jaxmini.run.stage import Export, Supervised
+from jaxmini.run.workdir import Workdir
+from jaxmini.steps import placement
+
+TEST = data.digits().load().test
+
+
+def test_the_report_s_figures_are_the_files_own(undisturbed):
+    path = undisturbed / "exports" / "tiny.tflite"
+    (file,) = storage.read(undisturbed).files
+    answers = predict_all(tflite_predict(path), TEST.image)
+    assert file.bytes == path.stat().st_size
+    assert file.accuracy == pytest.approx(accuracy(answers, TEST.label))
+    trained = artifacts.load(undisturbed / "stages" / "int8" / "artifact")
+    expected = predict_all(artifacts.predict(trained), TEST.image)
+    assert file.agreement == pytest.approx(np.mean(answers.argmax(-1) == expected.argmax(-1)))
+    assert file.latency_ms > 0
+    assert all(
+        "0 differ" in finding for what, finding in file.checks.items() if "simulation" not in what
+    )
+    assert any("simulation" in what for what in file.checks)
+    assert file.ops
+
+
+def test_a_float_file_answers_as_its_network(undisturbed, tmp_path):
+    trained = artifacts.load(undisturbed / "stages" / "student" / "artifact")
+    stage = Supervised(name="net", data=data.digits(), model=models.classifier(10))
+    outcome = Outcome(stage, trained, StageResult("net", "supervised", "digits"))
+    with Workdir.open(tmp_path / "run", {}) as workdir:
+        around = Surroundings(workdir, Log(workdir.path), placement.jit, trained.normalization)
+        file, answers = deliver(Export(stage, "float32", "litert"), outcome, TEST, around)
+    expected = predict_all(artifacts.predict(trained), TEST.image)
+    np.testing.assert_allclose(answers, expected, atol=1e-4)
+    assert file.name == "net-float32-litert.tflite"
+    assert file.made_from == "net"
+    assert file.accuracy == pytest.approx(accuracy(answers, TEST.label))
+    assert (tmp_path / "run" / "exports" / file.name).stat().st_size == file.bytes
