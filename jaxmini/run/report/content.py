@@ -37,7 +37,7 @@ class StageResult:
         name: as the recipe calls it.
         kind: what the stage does: ``contrastive``, ``supervised``, ``distill``, ``quantize``.
         data: name of the data it was trained on.
-        labels_used: how many labelled examples it has seen the labels of; 0 for none.
+        labels_used: how many labelled examples its loss was given; 0 for none.
         params: parameters of the network.
         macs: multiply-accumulate operations of one picture.
         steps: updates made.
