@@ -154,7 +154,8 @@ def resnet_int8(
     head = params["head"]
     scale = _kernel_scale(head["kernel"])
     kernel = _straight(head["kernel"], scale)
-    x, _ = _rounded(x @ kernel + _straight(head["bias"], grid[0] * scale), known, seen)
+    bias = _straight(head["bias"], grid[0] * scale)
+    x, _ = _rounded(x @ kernel + bias.reshape(1, -1), known, seen)
     return x, tuple(seen)
 
 

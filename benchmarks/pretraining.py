@@ -89,8 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seed in options.seeds:
         folder = options.folder / Path(config).stem / f"seed{seed}"
         todo = {trial.name: trial for trial in trials_of(seed, budgets, rates)}
-        chain = seeded(recipe, todo.values())
-        for outcome in trials.outcomes(chain, folder, finished=finished, taken=("pretrain",)):
+        chain = trials.outcomes(
+            stages_of(recipe, todo.values()),
+            folder,
+            normalization=recipe.normalization,
+            finished=finished,
+            taken=("pretrain",),
+        )
+        for outcome in chain:
             if outcome.stage.name in todo:
                 accuracies[todo[outcome.stage.name]] = outcome.result.accuracy
         finished = finished or folder
@@ -108,7 +114,7 @@ def trials_of(seed: int, budgets: Iterable[Budget], rates: Sequence[float]) -> l
     ]
 
 
-def seeded(recipe: Recipe, grid: Iterable[Trial]) -> Recipe:
+def stages_of(recipe: Recipe, grid: Iterable[Trial]) -> list[Stage]:
     """The config's pretraining, and a stage a trial.
 
     Raises:
@@ -121,8 +127,7 @@ def seeded(recipe: Recipe, grid: Iterable[Trial]) -> Recipe:
             "the config needs a stage 'pretrain' with data=unlabelled(...) and a stage 'teacher'; "
             f"it has {', '.join(stages)}"
         )
-    fine_tuned = (trial.stage(pretrain, teacher) for trial in grid)
-    return Recipe((pretrain, *fine_tuned), normalization=recipe.normalization)
+    return [pretrain, *(trial.stage(pretrain, teacher) for trial in grid)]
 
 
 def shown(accuracies: Mapping[Trial, float], config: str) -> page.Page:

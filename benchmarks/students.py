@@ -18,7 +18,7 @@ from jaxmini import recipe as recipes
 from jaxmini.run import process
 from jaxmini.run.report.quantity import percent, points
 from jaxmini.run.report.table import Column, Row, Table
-from jaxmini.run.stage import Recipe
+from jaxmini.run.stage import Recipe, Stage
 
 # The quickstart's digits, a step or two a stage.
 QUICK = (
@@ -47,28 +47,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finished, pairs = options.workdir, []
     for seed in options.seeds[:1] if options.quick else options.seeds:
         folder = options.folder / Path(config).stem / f"seed{seed}"
-        done = {
-            outcome.stage.name: outcome.result.accuracy
-            for outcome in trials.outcomes(
-                seeded(recipe, seed), folder, finished=finished, taken=SHARED
-            )
-        }
+        chain = trials.outcomes(
+            seeded(recipe, seed),
+            folder,
+            normalization=recipe.normalization,
+            finished=finished,
+            taken=SHARED,
+        )
+        done = {outcome.stage.name: outcome.result.accuracy for outcome in chain}
         finished = finished or folder
         pairs.append(Pair(seed, done["alone"], done["student"], done["teacher"]))
         page.show(shown(pairs, config), page.given(arguments), write=options.write)
     return 0
 
 
-def seeded(recipe: Recipe, seed: int) -> Recipe:
-    """The four stages, the two that are compared with that seed."""
-    for name in COMPARED:
-        recipe = recipes.override(recipe, f"{name}.seed={seed}")
-    names = (*SHARED, *COMPARED)
-    stages = tuple(stage for stage in recipe.stages if stage.name in names)
-    if len(stages) != len(names):
-        have = ", ".join(stage.name for stage in recipe.stages)
-        raise ValueError(f"the config needs the stages {', '.join(names)}; it has {have}")
-    return Recipe(stages, normalization=recipe.normalization)
+def seeded(recipe: Recipe, seed: int) -> list[Stage]:
+    """The four stages, the two that are compared with that seed.
+
+    Raises:
+        ValueError: the config lacks one of them.
+    """
+    stages = {stage.name: stage for stage in recipe.stages}
+    if missing := {*SHARED, *COMPARED} - set(stages):
+        raise ValueError(
+            f"the config lacks the stages {', '.join(sorted(missing))}; it has {', '.join(stages)}"
+        )
+    shared, compared = ([stages[name] for name in names] for names in (SHARED, COMPARED))
+    return [*shared, *(dataclasses.replace(stage, seed=seed) for stage in compared)]
 
 
 def shown(pairs: Sequence[Pair], config: str) -> page.Page:

@@ -1,31 +1,37 @@
-"""Trials: the stages of a recipe, one outcome after the other, in a folder of their own.
+"""Trials: stages, one outcome after the other, in a folder of their own; no files and no report.
 
 A stage that a finished run has done already is taken over from it; a trial that was stopped goes on.
 """
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from jaxmini.data import measure
+from jaxmini.data import Normalization, measure
 from jaxmini.export.artifact import load
 from jaxmini.record import digest
 from jaxmini.run import sealed
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete
-from jaxmini.run.stage import Recipe, Stage, record_of, stage_record
+from jaxmini.run.stage import Stage, stage_record
 from jaxmini.run.workdir import Workdir
 from jaxmini.steps import placement
 
 
 def outcomes(
-    recipe: Recipe, folder: Path, *, finished: Path | None = None, taken: Collection[str] = ()
+    stages: Sequence[Stage],
+    folder: Path,
+    *,
+    normalization: Normalization | None = None,
+    finished: Path | None = None,
+    taken: Collection[str] = (),
 ) -> Iterator[Outcome]:
     """Every stage's outcome, in order, as it is done; what an earlier call has done is read back.
 
     Args:
-        recipe: its stages; exports are left out.
+        stages: each after those it needs.
         folder: where they train; made if it does not exist.
+        normalization: of all their networks; measured on the first stage's pictures if None.
         finished: the workdir of a run to take stages over from.
         taken: names of those stages.
 
@@ -33,11 +39,12 @@ def outcomes(
         ValueError: the run has not finished such a stage, or with another recipe; ``folder`` is of
             other trials, or in use.
     """
-    with Workdir.open(folder, record_of(recipe)) as workdir:
-        normalization = recipe.normalization or measure(recipe.stages[0].data.load().train)
+    record = {"trials": {stage.name: stage_record(stage) for stage in stages}}
+    with Workdir.open(folder, record) as workdir:
+        normalization = normalization or measure(stages[0].data.load().train)
         around = Surroundings(workdir, Log(workdir.path), placement.jit, normalization)
         done: dict[str, Outcome] = {}
-        for stage in recipe.stages:
+        for stage in stages:
             if finished is not None and stage.name in taken and not workdir.finished(stage.name):
                 _take_over(stage, finished, around)
             done[stage.name] = complete(stage, done, around)

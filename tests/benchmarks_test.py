@@ -14,8 +14,9 @@ sys.path.insert(0, str(ROOT))  # benchmarks is not part of the installed package
 
 from benchmarks import cold_start, page, pairs, pretraining, step_overhead, students, trials  # noqa: E402
 from jaxmini import data, models, recipe  # noqa: E402
-from jaxmini.recipe import Recipe, Supervised  # noqa: E402
+from jaxmini.recipe import Supervised  # noqa: E402
 from jaxmini.run.report.table import Column, Table  # noqa: E402
+from jaxmini.steps import sgd  # noqa: E402
 
 MAINS = (cold_start, pretraining, step_overhead, students)
 
@@ -23,7 +24,9 @@ MAINS = (cold_start, pretraining, step_overhead, students)
 def tiny(name: str, *, seed: int = 0) -> Supervised:
     net = models.small_resnet(10, stem_width=4, widths=(4,), strides=(1,))
     source = data.few_labels(data.digits(test=40), 16)
-    return Supervised(name=name, data=source, model=net, batch_size=16, epochs=1, seed=seed)
+    return Supervised(
+        name=name, data=source, model=net, optimizer=sgd(0.05), batch_size=16, seed=seed
+    )
 
 
 class TestPairs:
@@ -95,7 +98,7 @@ def test_the_step_by_hand_trains_as_jaxmini_does(kind):
 
 class TestTrials:
     def test_a_finished_stage_is_read_back_and_another_run_takes_it_over(self, tmp_path, capsys):
-        first, second = Recipe((tiny("a"),)), Recipe((tiny("a"), tiny("b", seed=1)))
+        first, second = (tiny("a"),), (tiny("a"), tiny("b", seed=1))
         (made,) = trials.outcomes(first, tmp_path / "first")
         (again,) = trials.outcomes(first, tmp_path / "first")
         assert "a: finished by an earlier run" in capsys.readouterr().out
@@ -108,10 +111,10 @@ class TestTrials:
         assert "a: taken over from first" in capsys.readouterr().out
 
     def test_a_stage_of_other_settings_or_one_not_finished_is_refused(self, tmp_path):
-        list(trials.outcomes(Recipe((tiny("a"),)), tmp_path / "run"))
+        list(trials.outcomes((tiny("a"),), tmp_path / "run"))
         for stage, message in ((tiny("a", seed=1), "other settings"), (tiny("b"), "not finished")):
             chain = trials.outcomes(
-                Recipe((stage,)), tmp_path / stage.name, finished=tmp_path / "run", taken=("a", "b")
+                (stage,), tmp_path / stage.name, finished=tmp_path / "run", taken=("a", "b")
             )
             with pytest.raises(ValueError, match=message):
                 list(chain)
@@ -121,7 +124,7 @@ class TestPretraining:
     def test_the_grid_has_two_sides_of_equal_budgets(self):
         config = recipe.load(ROOT / "configs/fashion_mnist.py").recipe
         grid = pretraining.trials_of(3, pretraining.BUDGETS, pretraining.RATES)
-        pretrain, *stages = pretraining.seeded(config, grid).stages
+        pretrain, *stages = pretraining.stages_of(config, grid)
         assert len(stages) == len({stage.name for stage in stages}) == 16
         for trial, stage in zip(grid, stages, strict=True):
             assert stage.start == (pretrain if trial.pretrained else None)
@@ -152,7 +155,7 @@ class TestPretraining:
 class TestStudents:
     def test_only_the_compared_stages_get_the_seed(self):
         config = recipe.load(ROOT / "configs/fashion_mnist.py").recipe
-        seeds = {stage.name: stage.seed for stage in students.seeded(config, 2).stages}
+        seeds = {stage.name: stage.seed for stage in students.seeded(config, 2)}
         assert seeds == {"pretrain": 0, "teacher": 0, "alone": 2, "student": 2}
 
     def test_the_page_has_mean_and_deviation(self):
@@ -201,6 +204,7 @@ def test_every_benchmark_explains_itself(module, capsys):
     assert "--write" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

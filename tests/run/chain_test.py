@@ -226,17 +226,23 @@ def test_pretraining_alone_has_a_report(tmp_path):
 
 
 def test_under_pmap_the_artifacts_are_the_same(tmp_path):
+    pretrain = pretraining()
     teacher = Supervised(
         name="teacher",
         data=data.digits(),
         model=with_head(Embedding(), nn.Dense(10)),
-        start=pretraining(),
+        start=pretrain,
         optimizer=steps.sgd(0.05),
         epochs=0.5,
     )
     for placement in ("jit", "pmap"):
-        recipe = Recipe((pretraining(), teacher))
-        chain.run(recipe, tmp_path / placement, title="t", command="c", placement=placement)
+        chain.run(
+            Recipe((pretrain, teacher)),
+            tmp_path / placement,
+            title="t",
+            command="c",
+            placement=placement,
+        )
     for stage in ("pretrain", "teacher"):
         ours, theirs = variables(tmp_path / "jit", stage), variables(tmp_path / "pmap", stage)
         assert ours.keys() == theirs.keys()

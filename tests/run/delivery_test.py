@@ -1,9 +1,11 @@
 """Delivery: the figures of a file are those of running it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from jaxmini import data, models
+from jaxmini import data, models, recipe
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.runtime import tflite_predict
 from jaxmini.export import artifact as artifacts
@@ -17,6 +19,12 @@ from jaxmini.run.workdir import Workdir
 from jaxmini.steps import placement
 
 TEST = data.digits().load().test
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nets_of_the_recipe() -> None:
+    """Artifacts name the classes of their nets; these stand in the recipe's own file."""
+    recipe.load(Path(__file__).with_name("tiny_recipe.py"))
 
 
 def test_the_report_s_figures_are_the_files_own(undisturbed):

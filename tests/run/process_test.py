@@ -1,5 +1,6 @@
 """Process: real processes over loopback, how one that fails ends all, and what the environment says."""
 
+import re
 import socket
 import subprocess
 import time
@@ -47,38 +48,52 @@ def outputs(children: list[subprocess.Popen], timeout: float = 300) -> list[tupl
     return [(child.returncode, *texts) for child, texts in zip(children, written, strict=True)]
 
 
-def test_two_processes_stop_together_go_on_and_train_what_one_does(start, tmp_path):
-    together, alone = tmp_path / "together", tmp_path / "alone"
-    command = ("run", SHORT, "--workdir", together)
+@pytest.fixture(scope="module")
+def alone(run: Callable[..., tuple], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one process with two devices."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    devices = "--xla_force_host_platform_device_count=2"
+    ended = run("-m", "jaxmini", "run", SHORT, "--workdir", folder, XLA_FLAGS=devices)
+    assert ended.code == 0, ended
+    return folder
 
-    told = (DOOMED, "SIGTERM", "teacher", 3, 0, *command)
-    first, second = outputs(pair(start, ("-m", "jaxmini", *command), told))
-    assert (first[0], second[0]) == (process.PREEMPTED,) * 2, (first, second)
-    assert "stage 'teacher' was told to stop and saved step" in first[2]
 
-    # The second process can write no file at all, and need not.
-    mute = (DOOMED, "full", "start", 0, 0, *command)
-    first, second = outputs(pair(start, ("-m", "jaxmini", *command), mute))
-    assert (first[0], second[0]) == (0, 0), (first, second)
-    assert "pretrain: finished by an earlier run\n" in first[1]
-    assert "teacher: resuming at step" in first[1]
-    assert "pretrain" not in second[1]
-    assert (together / "report.html").exists()
-
-    one = start(
-        *("-m", "jaxmini", "run", SHORT, "--workdir", alone),
-        XLA_FLAGS="--xla_force_host_platform_device_count=2",
-    )
-    ((code, _, err),) = outputs([one])
-    assert code == 0, err
+def assert_alike(left: Path, right: Path) -> None:
+    """The artifacts of two runs hold the same numbers, up to the order of sums."""
     for stage in ("pretrain", "teacher"):
         file = Path("stages", stage, "artifact", "variables.npz")
-        with np.load(together / file) as ours, np.load(alone / file) as theirs:
+        with np.load(left / file) as ours, np.load(right / file) as theirs:
             assert ours.files == theirs.files
             for name in ours.files:
                 np.testing.assert_allclose(
                     ours[name], theirs[name], rtol=1e-5, atol=1e-5, err_msg=f"{stage} {name}"
                 )
+
+
+def test_two_processes_train_what_one_does_and_one_of_them_writes(start, alone, tmp_path):
+    command = ("run", SHORT, "--workdir", tmp_path / "run")
+    mute = (DOOMED, "full", "start", 0, 0, *command)  # can write to no file at all
+    first, second = outputs(pair(start, ("-m", "jaxmini", *command), mute))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "teacher: 16 steps of 32 pictures" in first[1]
+    assert "teacher" not in second[1]
+    assert (tmp_path / "run" / "report.html").exists()
+    assert_alike(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_go_on(start, alone, tmp_path):
+    command = ("run", SHORT, "--workdir", tmp_path / "run")
+    told = (DOOMED, "SIGTERM", "teacher", 3, 0, *command)
+    first, second = outputs(pair(start, ("-m", "jaxmini", *command), told))
+    assert (first[0], second[0]) == (process.PREEMPTED,) * 2, (first, second)
+    (step,) = re.findall(r"stage 'teacher' was told to stop and saved step (\d+);", first[2])
+
+    first, second = outputs(pair(start, *[("-m", "jaxmini", *command)] * 2))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "pretrain: finished by an earlier run\n" in first[1]
+    assert f"teacher: resuming at step {step} of 16\n" in first[1]
+    assert_alike(tmp_path / "run", alone)
 
 
 def test_an_error_in_one_process_ends_both_at_once(start, tmp_path):
