@@ -45,7 +45,7 @@ def test_plain_values_come_back(value):
         nn.relu,
         float("inf"),
     ],
-    ids=str,
+    ids=["loss", "sum", "resnet", "mobilenet", "partial", "dtype", "function", "infinity"],
 )
 def test_objects_come_back_equal(value):
     described = json.loads(json.dumps(record.describe(value)))

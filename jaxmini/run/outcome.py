@@ -69,11 +69,13 @@ def complete(stage: Stage, before: Mapping[str, Outcome], around: Surroundings) 
         stage: to complete.
         before: outcomes of the stages it needs, by name.
         around: the run.
+
+    Raises:
+        ValueError: a finished stage's file was changed, or its pictures have.
     """
     workdir, folder = around.workdir, around.workdir.stage_folder(stage.name)
-    measured = workdir.finished(stage.name)
+    measured, dataset = workdir.finished(stage.name), stage.data.load()
     if measured is None:
-        dataset = stage.data.load()
         model = stage.network(around.normalization)
         state, seconds = _train(stage, model, dataset, before, around)
         artifact = _artifact(stage, model, state, dataset, before, around.normalization)
@@ -87,6 +89,7 @@ def complete(stage: Stage, before: Mapping[str, Outcome], around: Surroundings) 
     else:
         around.log.event(f"{stage.name}: finished by an earlier run")
         artifact = load(folder / "artifact")
+        _require_same_pictures(stage, artifact, dataset)
     return Outcome(stage, artifact, _result(stage, measured, around.log))
 
 
@@ -235,10 +238,23 @@ def _artifact(
         provenance={
             "stage": stage.name,
             "recipe": digest(stage_record(stage)),
-            "data": f"{dataset.name} {dataset.fingerprint()}",
+            "data": _pictures(dataset),
             **{f"from {name}": value for name, value in made_from.items()},
         },
     )
+
+
+def _pictures(dataset: Dataset) -> str:
+    """Name and digest of what a stage is trained and measured on."""
+    return f"{dataset.name} {dataset.fingerprint()}"
+
+
+def _require_same_pictures(stage: Stage, artifact: Artifact, dataset: Dataset) -> None:
+    if artifact.provenance["data"] != _pictures(dataset):
+        raise ValueError(
+            f"stage {stage.name!r} was finished on {artifact.provenance['data']}, and its data are now "
+            f"{_pictures(dataset)}: bring those pictures back, or start over with --fresh"
+        )
 
 
 def _measure(stage: Stage, artifact: Artifact, dataset: Dataset) -> dict[str, object]:

@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import flax.linen as nn
@@ -135,6 +136,14 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/run")):
         assert str(folder) in refused(capsys, TINY, "--workdir", folder)
+
+
+def test_a_missing_exporter_is_refused_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "litert_converter", None)
+    said = refused(capsys, TINY, "--workdir", tmp_path / "run")
+    assert "litert_converter is not installed" in said
+    assert "jaxmini[litert]" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_changed_byte_of_a_finished_stage_is_refused(undisturbed, tmp_path, capsys):

@@ -116,6 +116,19 @@ def test_a_stage_that_is_done_is_read_back_and_not_trained(around, capsys):
     assert read.result == made.result
 
 
+def test_other_pictures_than_those_it_was_finished_on_are_refused(around):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (70, 8, 8, 1), np.uint8)
+    label = (np.arange(70) % 10).astype(np.int32)
+    finish(around, supervised(data=data.arrays(image, label, image, label)))
+    image = image.copy()
+    image[5, 2, 3] ^= 1
+    with pytest.raises(
+        ValueError, match="stage 'net' was finished on arrays .*, and its data are now"
+    ):
+        finish(around, supervised(data=data.arrays(image, label, image, label)))
+
+
 def test_a_result_says_what_was_used_and_reached(around):
     few = supervised(name="few", data=data.few_labels(DIGITS, 70), epochs=2)
     taught = Distill(
