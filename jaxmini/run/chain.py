@@ -201,5 +201,7 @@ def _machine() -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
+    names = {
+        d.metadata["Name"].replace("_", "-"): d.version for d in importlib.metadata.distributions()
+    }
+    return {name: names[name] for name in PACKAGES if name in names}
