@@ -31,7 +31,9 @@ def pins() -> dict[str, list[tuple[Version, Marker | None]]]:
 
 def wanted() -> list[str]:
     extras = PROJECT["optional-dependencies"]
-    locked = [text for name, texts in extras.items() if name not in UNLOCKED_EXTRAS for text in texts]
+    locked = [
+        text for name, texts in extras.items() if name not in UNLOCKED_EXTRAS for text in texts
+    ]
     return [*PROJECT["dependencies"], *locked]
 
 
