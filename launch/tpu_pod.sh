@@ -10,4 +10,4 @@ set -euo pipefail
 setup='cd ~/jaxmini && source launch/setup.sh && .venv/bin/python -m pip install --quiet "jax[tpu]==0.10.2"'
 gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all --command "bash -c '$setup'"
 gcloud compute tpus tpu-vm ssh "$TPU" --zone "$ZONE" --worker=all \
-    --command "cd ~/jaxmini && .venv/bin/python -m jaxmini run $(printf '%q ' "$@")"
+    --command "cd ~/jaxmini && JAXMINI_NUM_PROCESSES=auto .venv/bin/python -m jaxmini run $(printf '%q ' "$@")"
