@@ -126,6 +126,8 @@ def test_recipes_that_make_no_chain_are_refused():
         Recipe((teacher,), (Export(int8),))
     with pytest.raises(ValueError, match="trains in float"):
         Export(student, "int8")
+    with pytest.raises(ValueError, match=r"two exports write int8-jax2tf\.tflite"):
+        Recipe((teacher, student, int8), (Export(int8), Export(int8)))
 
 
 @pytest.mark.parametrize(

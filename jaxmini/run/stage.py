@@ -240,6 +240,10 @@ class Recipe:
             seen.append(stage)
         if not seen:
             raise ValueError("a recipe needs at least one stage")
+        names = [export.file_name for export in self.exports]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two exports write {name}; give one of them another name")
         for export in self.exports:
             if export.stage not in seen:
                 raise ValueError(
