@@ -30,10 +30,14 @@ TRAIN_ARGUMENTS = {
 
 
 class Init(Protocol):
+    """A key and inputs to the first variables."""
+
     def __call__(self, key: jax.Array, inputs: PyTree) -> Variables: ...
 
 
 class Apply(Protocol):
+    """Variables and inputs to outputs and the collections that training changed."""
+
     def __call__(
         self,
         variables: Variables,
@@ -51,8 +55,8 @@ class Model(NamedTuple):
     the collections that a training call changed, and is empty when ``train`` is false.
     """
 
-    init: Callable[..., Variables]
-    apply: Callable[..., tuple[PyTree, Variables]]
+    init: Init
+    apply: Apply
 
 
 def from_linen(module: nn.Module) -> Model:
