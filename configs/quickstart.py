@@ -20,8 +20,8 @@ def get_config() -> Recipe:
     pictures = data.unlabelled(data.digits())
     labelled = data.few_labels(data.digits(), 100)
 
-    body = models.small_resnet(stem_width=16, stem_stride=1, widths=(32, 64), strides=(2, 2))
-    small = models.small_resnet(10, stem_width=8, stem_stride=1, widths=(16, 32), strides=(2, 2))
+    body = models.small_resnet(stem_width=24, stem_stride=1, widths=(48, 96), strides=(2, 2))
+    small = models.small_resnet(10, stem_width=8, stem_stride=1, widths=(16, 28), strides=(2, 2))
 
     pretrain = Contrastive(
         name="pretrain",

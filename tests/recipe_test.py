@@ -7,6 +7,7 @@ import pytest
 
 from jaxmini import data, losses, models, recipe, steps
 from jaxmini.compress import quantize
+from jaxmini.evaluate.cost import cost
 from jaxmini.recipe import Contrastive, Distill, Export, Recipe, RecipeError, Supervised, override
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -31,6 +32,15 @@ def test_every_config_loads_and_can_be_recorded(path: Path):
     assert config.recipe.stages
     assert config.text
     assert recipe.record_of(config.recipe)
+
+
+def test_the_quickstart_s_student_is_ten_times_smaller_than_its_teacher():
+    (quickstart,) = (path for path in CONFIGS if path.stem == "quickstart")
+    stages = {stage.name: stage for stage in recipe.load(quickstart).recipe.stages}
+    teacher, student = (
+        cost(stages[name].float_model(), (8, 8, 1)).params for name in ("teacher", "student")
+    )
+    assert teacher >= 10 * student
 
 
 def test_an_override_reaches_every_stage_that_refers_to_the_changed_one():

@@ -80,6 +80,7 @@ def convert(path: str, *, strict: bool, float16: bool, dynamic_int8: bool) -> by
 
 
 def main(folder: Path) -> None:
+    """Turn what the folder holds into its model, as ``options.json`` says."""
     options = json.loads((folder / "options.json").read_text())
     spec = tf.TensorSpec(
         options["input_shape"], tf.dtypes.as_dtype(options["input_dtype"]), name="image"

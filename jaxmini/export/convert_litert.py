@@ -32,6 +32,7 @@ def convert(program: bytes, *, signature: str, inputs: list[str], outputs: list[
 
 
 def main(folder: Path) -> None:
+    """Turn the folder's ``program.stablehlo`` into its ``model.tflite``, as ``options.json`` says."""
     options = json.loads((folder / "options.json").read_text())
     file = convert((folder / "program.stablehlo").read_bytes(), **options)
     (folder / "model.tflite").write_bytes(file)
