@@ -8,6 +8,9 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["JAXMINI_CPU"] = (
+    "plain"  # in this process; runs in processes of their own are as users run them
+)
 
 import jax
 from hypothesis import settings

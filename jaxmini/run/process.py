@@ -19,7 +19,11 @@ from types import TracebackType
 import jax
 from jax.experimental import multihost_utils
 
-from jaxmini.cpu.settings import keep_freed_memory
+from jaxmini import cpu
+
+# What JAXMINI_CPU may say: jaxmini's convolutions and memory settings, the same with a line for each
+# convolution that is compiled, or jax as it is.
+FAST, EXPLAIN, PLAIN = "fast", "explain", "plain"
 
 # Exit codes: that of a shell for Ctrl-C, and EX_TEMPFAIL of sysexits.h for "start me again".
 INTERRUPTED, PREEMPTED = 130, 75
@@ -29,13 +33,16 @@ def start() -> None:
     """Prepare this process; call it once, before anything touches a device.
 
     Raises:
-        ValueError: the environment names several processes, but not all that is needed to find them.
+        ValueError: the environment names several processes, but not all that is needed to find them; or
+            JAXMINI_CPU says what it may not.
     """
+    how = _cpu()
     _use_compile_cache()
     if _is_one_of_several():
         _initialise_distributed()
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
+    if jax.default_backend() == "cpu" and how != PLAIN:
+        cpu.keep_freed_memory()
+        cpu.install(_explain if how == EXPLAIN else None)
 
 
 def cache_folder() -> Path:
@@ -111,6 +118,17 @@ def _use_compile_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _cpu() -> str:
+    how = os.environ.get("JAXMINI_CPU", FAST)
+    if how not in (FAST, EXPLAIN, PLAIN):
+        raise ValueError(f"JAXMINI_CPU is {how!r}, expected {FAST}, {EXPLAIN} or {PLAIN}")
+    return how
+
+
+def _explain(convolution: cpu.Lowered) -> None:
+    print(f"convolution: {convolution}", file=sys.stderr, flush=True)
 
 
 def _is_one_of_several() -> bool:

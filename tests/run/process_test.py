@@ -175,6 +175,43 @@ def test_what_is_missing_of_several_processes_is_said(environment, monkeypatch, 
         process.start()
 
 
+CONVOLVES = """
+import jax, jax.numpy as jnp
+from jaxmini.run import process
+process.start()
+jax.jit(lambda x, w: jax.lax.conv(x, w, (1, 1), "SAME"))(jnp.ones((2, 4, 5, 5)), jnp.ones((6, 4, 1, 1)))
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [(None, ""), ("plain", ""), ("explain", "pointwise")])
+def test_convolutions_are_explained_where_asked(run, how, said):
+    ended = run("-c", CONVOLVES, **({} if how is None else {"JAXMINI_CPU": how}))
+    assert ended.code == 0, ended
+    lines = [line for line in ended.err.splitlines() if line.startswith("convolution: ")]
+    assert len(lines) == bool(said)
+    assert said in "".join(lines)
+
+
+@pytest.mark.parametrize(("how", "installed"), [("fast", True), ("plain", False)])
+def test_one_switch_leaves_jax_as_it_is(environment, monkeypatch, how, installed):
+    environment(JAXMINI_CPU=how)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "kept as it is")
+    done = []
+    monkeypatch.setattr(process.cpu, "install", lambda report: done.append("convolutions"))
+    monkeypatch.setattr(process.cpu, "keep_freed_memory", lambda: done.append("memory"))
+    process.start()
+    assert done == (["memory", "convolutions"] if installed else [])
+    monkeypatch.setattr(process.jax, "default_backend", lambda: "gpu")
+    process.start()
+    assert len(done) == 2 * installed
+
+
+def test_a_switch_that_there_is_not_is_refused(environment):
+    environment(JAXMINI_CPU="slow")
+    with pytest.raises(ValueError, match="JAXMINI_CPU is 'slow', expected fast, explain or plain"):
+        process.start()
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [

@@ -54,9 +54,10 @@ class Op:
     primitive: core.Primitive
     params: dict[str, Any]
 
-    def bind(self, *operands: Array) -> list[Array]:
-        """Run the operation on other operands; one result an output."""
-        results = self.primitive.bind(*operands, **self.primitive.get_bind_params(self.params))
+    def bind(self, *operands: Array, **changes: Any) -> list[Array]:
+        """Run the operation on other operands, with changes to its parameters; one result an output."""
+        params = self.primitive.get_bind_params(self.params | changes)
+        results = self.primitive.bind(*operands, **params)
         return list(results) if self.primitive.multiple_results else [results]
 
 

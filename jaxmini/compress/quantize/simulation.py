@@ -103,7 +103,8 @@ class _Integers:
         channels = self.group.channels
         total = jnp.int32(0)
         for part in _exact_parts(frozen.kernel):
-            total = total + self.group.product(inputs, jnp.asarray(part)).astype(jnp.int32)
+            product = self.group.product(inputs, jnp.asarray(part), exactly=True)
+            total = total + product.astype(jnp.int32)
         row = (1,) * (total.ndim - len(channels)) + channels
         total = total + frozen.bias.reshape(row)
         multiplier = frozen.input_scale * frozen.scale / self.grid.scale
