@@ -2,8 +2,9 @@
 
     python -m benchmarks.cold_start
 
-`python -m jaxmini run` in a fresh process, first with an empty compile cache, then with the one it left. By
-default every stage is cut to a step or two, so that what is left is starting: importing, tracing, compiling,
+`python -m jaxmini run` in a fresh process, first with an empty compile cache, then with the one it left, then
+with an empty one and XLA's own convolutions (`JAXMINI_CPU=plain`, freed memory kept all the same). By default
+every stage is cut to a step or two, so that what is left is starting: importing, tracing, compiling,
 exporting. With --full the recipe runs as it is.
 """
 
@@ -28,14 +29,22 @@ from jaxmini.run.report.table import Column, Row, Table
 FIRST, CLOSE, WHOLE = "first finished step", "files and report", "whole"
 EPOCHS = 0.1  # of every stage in the short form: at least one step is made
 POLL = 0.05
+COLD, WARM, PLAIN = "empty cache", "warm cache", "empty cache, XLA's convolutions"
+# What ``jaxmini.cpu.keep_freed_memory`` does, for a process that is told to leave jax as it is.
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+KINDS = {COLD: {}, WARM: {}, PLAIN: {"JAXMINI_CPU": "plain", **KEEP_FREED_MEMORY}}
 COLUMNS = (
     Column("what"),
-    Column("empty cache, wall", is_quantity=True),
-    Column("warm cache, wall", is_quantity=True),
-    Column("ratio", is_quantity=True),
-    Column("empty cache, CPU", is_quantity=True),
-    Column("warm cache, CPU", is_quantity=True),
-    Column("ratio", is_quantity=True),
+    *(
+        Column(f"{name}, {side}", is_quantity=True)
+        for side in ("wall", "CPU")
+        for name in (*KINDS, "warm / empty", "empty / XLA's")
+    ),
 )
 
 
@@ -55,32 +64,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     stages = [stage.name for stage in recipes.load(options.config).recipe.stages]
     overrides = [] if options.full else [f"{name}.epochs={EPOCHS}" for name in stages]
-    cold, warm = [], []
+    runs: dict[str, list[dict[str, Spent]]] = {kind: [] for kind in KINDS}
     for number in range(1 if options.quick else options.rounds):
-        with tempfile.TemporaryDirectory() as cache:
-            for kind, runs in (("empty cache", cold), ("warm cache", warm)):
-                runs.append(timed(options.config, overrides, stages, Path(cache)))
-                print(f"round {number + 1}, {kind}: {runs[-1][WHOLE]}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as another:
+            for kind, variables in KINDS.items():
+                folder = Path(another if kind == PLAIN else cache)
+                runs[kind].append(timed(options.config, overrides, stages, folder, variables))
+                print(f"round {number + 1}, {kind}: {runs[kind][-1][WHOLE]}", file=sys.stderr)
     shown = page.Page(
         name="cold_start",
         title="Starting with and without a compile cache",
-        method=f"{page.method(__doc__)} Medians of {len(cold)} runs of `{options.config}`"
+        method=f"{page.method(__doc__)} Medians of {len(runs[COLD])} runs of `{options.config}`"
         + (", as it is." if options.full else ", cut short."),
-        table=Table(COLUMNS, (_rows(cold, warm),)),
+        table=Table(COLUMNS, (_rows(runs),)),
     )
     page.show(shown, page.given(arguments), write=options.write)
     return 0
 
 
 def timed(
-    config: str, overrides: Sequence[str], stages: Sequence[str], cache: Path
+    config: str,
+    overrides: Sequence[str],
+    stages: Sequence[str],
+    cache: Path,
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, Spent]:
     """What a run in a fresh process spends on its first step, on each stage, at its close, in all.
 
     Raises:
         RuntimeError: the run failed; with the end of what it said.
     """
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    foreign = ("JAX_COMPILATION_CACHE_DIR", "JAXMINI_CPU")
+    environment = {k: v for k, v in os.environ.items() if k not in foreign} | (variables or {})
     with tempfile.TemporaryDirectory() as folder:
         workdir, said = Path(folder) / "run", Path(folder) / "said.txt"
         command = [sys.executable, "-m", "jaxmini", "run", config, *overrides]
@@ -147,22 +162,18 @@ def _first_step(workdir: Path) -> float | None:
     return record["time"] if record["step"] == 1 else None
 
 
-def _rows(
-    cold: Sequence[Mapping[str, Spent]], warm: Sequence[Mapping[str, Spent]]
-) -> tuple[Row, ...]:
+def _rows(runs: Mapping[str, Sequence[Mapping[str, Spent]]]) -> tuple[Row, ...]:
     rows = []
-    for name in cold[0]:
+    for name in runs[COLD][0]:
         cells: list[str] = []
         for field in ("wall", "cpu"):
-            before, after = (
-                statistics.median(getattr(run[name], field) for run in runs)
-                for runs in (cold, warm)
+            cold, warm, plain = (
+                statistics.median(getattr(run[name], field) for run in runs[kind])
+                for kind in (COLD, WARM, PLAIN)
             )
-            cells += [
-                duration(before),
-                duration(after),
-                f"{before / after:.2f}" if after > 0 else MISSING,
-            ]
+            ratios = ((warm, cold), (cold, plain))
+            cells += [duration(seconds) for seconds in (cold, warm, plain)]
+            cells += [f"{of / to:.2f}" if to > 0 else MISSING for of, to in ratios]
         rows.append((name, *cells))
     return tuple(rows)
 

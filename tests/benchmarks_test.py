@@ -2,23 +2,39 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from flax import traverse_util
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks is not part of the installed package
 
-from benchmarks import cold_start, page, pairs, pretraining, step_overhead, students, trials  # noqa: E402
+from benchmarks import (  # noqa: E402
+    cold_start,
+    convolutions,
+    cpu,
+    page,
+    pairs,
+    pretraining,
+    settings,
+    step_overhead,
+    students,
+    trials,
+)
 from jaxmini import data, models, recipe  # noqa: E402
+from jaxmini.models import mobilenet  # noqa: E402
 from jaxmini.recipe import Supervised  # noqa: E402
 from jaxmini.run.report.table import Column, Table  # noqa: E402
 from jaxmini.steps import sgd  # noqa: E402
 
-MAINS = (cold_start, pretraining, step_overhead, students)
+MAINS = (cold_start, convolutions, cpu, pretraining, settings, step_overhead, students)
 
 
 def tiny(name: str, *, seed: int = 0) -> Supervised:
@@ -94,6 +110,96 @@ def test_the_step_by_hand_trains_as_jaxmini_does(kind):
     assert first[0] == pytest.approx(first[1], rel=1e-4)
     assert second[0] == pytest.approx(second[1], rel=1e-4)
     assert abs(second[0] - first[0]) > 1e-3 * abs(first[0]), "nothing was trained"
+
+
+NETS = (
+    mobilenet.MobileNet(
+        (
+            mobilenet.Conv(8, stride=2),
+            mobilenet.Inverted(16, 1, stride=2, kernel=0, start=3),
+            mobilenet.Inverted(16, 2, kernel=5, start=3, repeats=2),
+        ),
+        10,
+        head_features=24,
+        relu6=True,
+        padding="torch",
+    ),
+    models.small_resnet(
+        10, stem_width=8, widths=(8, 16), blocks=2, zero_gamma=False, padding="torch"
+    ),
+    models.vit(10, patch=4, width=16, layers=2, heads=2),
+)
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: type(net).__name__)
+def test_the_nets_of_pytorch_compute_what_jaxminis_do(net):
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_nets
+
+    x = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    variables = net.init(jax.random.key(0), x)
+    expected, _ = net.apply(variables, x, train=True, mutable=["batch_stats"])
+    other = torch_nets.like(net, 16)
+    other.load_state_dict(torch_weights(variables["params"]), strict=False)
+    found = other(torch.from_numpy(x).permute(0, 3, 1, 2)).detach().numpy()
+    assert np.std(np.asarray(expected)) > 0.01
+    np.testing.assert_allclose(found, np.asarray(expected), atol=1e-4)
+
+
+def torch_weights(params) -> dict:
+    """Linen's weights by PyTorch's names, in PyTorch's layouts."""
+    import torch
+
+    flat = {k: np.asarray(v) for k, v in traverse_util.flatten_dict(params, sep=".").items()}
+    for name in [name for name in flat if ".attention.query." in name]:
+        parts = [flat.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        joined = np.concatenate([part.reshape(*part.shape[:-2], -1) for part in parts], -1)
+        flat[name.replace("query", "qkv")] = joined
+    weights = {}
+    for name, value in flat.items():
+        if name.endswith("out.kernel"):
+            value = value.reshape(-1, value.shape[-1])
+        if name.endswith("kernel"):
+            value = value.transpose((3, 2, 0, 1) if value.ndim == 4 else (1, 0))
+        name = re.sub(r"^block(\d)", r"blocks.\1", name)
+        name = name.replace("kernel", "weight").replace("scale", "weight")
+        weights[name] = torch.from_numpy(value.copy())
+    return weights
+
+
+class TestCpu:
+    net = mobilenet.MobileNet((mobilenet.Conv(4),), 10)
+    case = cpu.Case("tiny, width 4", net, cpu.supervised, xla=0.5, torch=1.0)
+
+    def result(self, batch: int, *, own: float = 1.0, memory: int = 100) -> cpu.Result:
+        def program(memory):
+            return cpu.Program(dict, 1.0, memory)
+
+        def timing(seconds):
+            return pairs.Timing((seconds,) * 2, (seconds,) * 2)
+
+        programs = {"XLA": program(100), "jaxmini": program(memory)}
+        timings = {"XLA": timing(4.0), "jaxmini": timing(own), "slow": timing(3.0)}
+        timings["fast"] = timing(2.0)
+        return cpu.Result(self.case, batch, programs, timings, ("slow", "fast"))
+
+    def test_a_case_is_judged_against_xla_and_the_best_of_pytorch(self):
+        shown = cpu.shown([self.result(64)], 2)
+        assert shown.findings[0] == (
+            "tiny, width 4, batch 64: 0.500 of PyTorch (fast), middle half 0.500 to 0.500: "
+            "bar 1.00 met; 0.250 of XLA, middle half 0.250 to 0.250: bar 0.50 met."
+        )
+
+    def test_the_highest_ratio_of_memory_is_a_finding(self):
+        results = [self.result(64, memory=90), self.result(128, memory=130)]
+        said = "Temporary memory is at most {} times XLA's (tiny, width 4, batch {}): bar 1.20 {}."
+        assert said.format("1.30", 128, "missed") in cpu.shown(results, 2).findings
+        assert said.format("0.90", 64, "met") in cpu.shown(results[:1], 2).findings
+
+    def test_time_and_memory_both_have_to_keep_their_bars(self):
+        assert cpu.kept([self.result(64), self.result(128, memory=120)])
+        assert not cpu.kept([self.result(64), self.result(128, memory=121)])
+        assert not cpu.kept([self.result(64), self.result(128, own=2.1)])
 
 
 class TestTrials:
@@ -209,12 +315,19 @@ def test_every_benchmark_explains_itself(module, capsys):
     ("name", "expected"),
     [
         ("step_overhead", "supervised, 8 px, tiny  jaxmini, pmap"),
+        ("cpu", "int8, tiny, batch 8:"),
+        ("convolutions", "1x1 stride 1, 32 px, 16 to 96  forward"),
+        ("settings", "freed memory kept"),
         ("students", "The taught student is better"),
         ("pretraining", "pretrained"),
     ],
 )
 def test_every_benchmark_runs_in_its_tiny_form(name, expected, tmp_path):
-    folder = [] if name == "step_overhead" else ["--folder", str(tmp_path)]
+    folder = (
+        []
+        if name in ("step_overhead", "cpu", "convolutions", "settings")
+        else ["--folder", str(tmp_path)]
+    )
     one_device = os.environ | {
         "XLA_FLAGS": "",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),

@@ -1,6 +1,6 @@
 """Choice: which formulation a convolution gets, by its shape, and why.
 
-The thresholds were measured on two cores with AVX-512; ``python -m benchmarks.cpu --shapes`` shows how
+The thresholds were measured on two cores with AVX-512; ``python -m benchmarks.convolutions`` shows how
 they fare elsewhere.
 """
 
@@ -142,7 +142,7 @@ def _is_filter_gradient(c: Convolution) -> bool:
 
 
 def _is_narrow(c: Convolution) -> bool:
-    return c.stride == (1, 1) and c.features <= 8 and c.out_features <= 16
+    return c.stride == (1, 1) and c.features <= 16 and c.out_features <= 16
 
 
 def _is_dilated(c: Convolution) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.interpreters import mlir
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmini import cpu
 from jaxmini.cpu import conv
@@ -206,6 +207,20 @@ def test_more_precision_where_it_is_asked_for_means_plain_sums(precision, path: 
     with rule() as lowered:
         jax.jit(functools.partial(convolve, precision=precision)).lower(*operands)
     assert [convolution.path for convolution in lowered] == [path]
+
+
+def test_a_loop_over_the_batch_stays_out_of_programs_that_xla_cuts():
+    """Every turn of it would gather the batch from all devices."""
+    mesh = Mesh(np.array(jax.devices()), ("i",))
+    shardings = [NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("i",), ())]
+    operands = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+        for shape, sharding in zip(((64, 32, 32, 64), (3, 3, 64, 64)), shardings, strict=True)
+    ]
+    with rule() as lowered:
+        jax.jit(convolve).lower(*operands)
+    (convolution,) = lowered
+    assert (convolution.path, "cut over devices" in convolution.why) == ("xla", True)
 
 
 def test_complex_numbers_stay_three_convolutions_of_real_ones():
