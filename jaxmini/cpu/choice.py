@@ -92,8 +92,10 @@ def choose(
 
 
 def _dense(c: Convolution) -> Choice:
-    if c.kernel == (1, 1):
+    if c.kernel == c.stride == (1, 1):
         return Choice("a 1x1 kernel is a matrix product", dense.pointwise)
+    if c.kernel == (1, 1):
+        return Choice("a strided 1x1 kernel: XLA's is as fast")
     if c.kernel == c.stride and not c.is_padded and not _is_dilated(c):
         return Choice("patches that do not overlap", dense.patches)
     if c.stride == c.rhs_dilation == (1, 1) and c.lhs_dilation != (1, 1) and c.taps <= MOST_TAPS:
@@ -142,7 +144,7 @@ def _is_filter_gradient(c: Convolution) -> bool:
 
 
 def _is_narrow(c: Convolution) -> bool:
-    return c.stride == (1, 1) and c.features <= 16 and c.out_features <= 16
+    return c.stride == (1, 1) and c.features <= 8 and c.out_features <= 16
 
 
 def _is_dilated(c: Convolution) -> bool:
