@@ -1,10 +1,14 @@
 """The README: every Python snippet in it runs as it stands, alone, in an empty folder."""
 
 import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+
+from jaxmini import cpu
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -20,6 +24,16 @@ def snippets() -> list:
     return found
 
 
+@pytest.fixture
+def _programs_of_other_tests() -> Iterator[None]:
+    """They keep their convolutions, and those that come later get XLA's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "jaxmini.cpu.* were compiled before", RuntimeWarning)
+        yield
+        cpu.uninstall()
+
+
+@pytest.mark.usefixtures("_programs_of_other_tests")
 @pytest.mark.parametrize("code", snippets())
 def test_snippet_runs(code: str, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
