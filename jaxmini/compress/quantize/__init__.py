@@ -1,7 +1,10 @@
 """Quantization of a traced model: plan, calibrate, train, freeze, and simulate the integer file."""
 
+from jaxmini.compress.quantize.assignment import rule
+from jaxmini.compress.quantize.estimators import entropy, min_max, moving_average, mse, percentile
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, FrozenKernel, freeze
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.kernels import per_channel, per_tensor
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.simulation import simulate
 from jaxmini.compress.quantize.transform import calibrate, int8, make_plan, quantize
@@ -13,9 +16,17 @@ __all__ = [
     "Grid",
     "Plan",
     "calibrate",
+    "entropy",
     "freeze",
     "int8",
     "make_plan",
+    "min_max",
+    "moving_average",
+    "mse",
+    "per_channel",
+    "per_tensor",
+    "percentile",
     "quantize",
+    "rule",
     "simulate",
 ]

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from jaxmini.compress.quantize.evaluate import Float
+from jaxmini.compress.quantize.extremes import extremes, union
 from jaxmini.compress.quantize.grid import (
     Grid,
     covering,
     fake_quant,
     fake_quant_average,
     fake_quant_steps,
-    kernel_scale,
     symmetric,
 )
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
-from jaxmini.compress.quantize.ranges import Ranges, is_seen, observed, union
+from jaxmini.compress.quantize.ranges import Ranges, is_seen
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -31,10 +31,10 @@ class FakeQuant(Float):
         return fake_quant(values, self.grids[site])
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
-        kernel, bias = super().weight(group)
+        (kernel, bias), rounding = super().weight(group), self.plan.kernel(group)
         input_scale = self.grids[self.plan.input_site(group)].scale
-        scale = kernel_scale(kernel, bias, input_scale)
-        return fake_quant_steps(kernel, scale), fake_quant_steps(bias, input_scale * scale)
+        scale = rounding.scale(kernel, bias, input_scale)
+        return rounding.fake_quant(kernel, scale), fake_quant_steps(bias, input_scale * scale)
 
     def constant(self, group: Group, position: int) -> Array:
         values = super().constant(group, position)
@@ -60,7 +60,7 @@ class Train(FakeQuant):
 
     def activation(self, site: str, values: Array) -> Array:
         if site not in self.plan.fixed:
-            seen, known = observed(values), self.ranges[site]
+            seen, known = extremes(values), self.ranges[site]
             seen = union(self.seen[site], seen) if site in self.seen else seen
             low, high = (
                 jnp.where(is_seen(known), known[end], seen[end]) for end in ("low", "high")

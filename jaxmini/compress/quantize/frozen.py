@@ -14,11 +14,9 @@ import numpy as np
 
 from jaxmini.compress.quantize.evaluate import Float
 from jaxmini.compress.quantize.grid import (
-    KERNEL_LIMIT,
     Grid,
     fake_quant,
     fake_quant_average,
-    kernel_scale,
     quantized,
     symmetric,
 )
@@ -33,8 +31,9 @@ class FrozenKernel:
     """A kernel with everything folded into it.
 
     Attributes:
-        kernel: int8 in [-127, 127], [..., O] (HWIO of a convolution, [K, O] of a matrix).
-        scale: float32 [O].
+        kernel: int8 in [-127, 127], in less if it has fewer bits; [..., O] (HWIO of a convolution,
+            [K, O] of a matrix).
+        scale: float32 [O]; one for all channels is repeated.
         bias: int32 [O], on the grid ``input_scale * scale``.
         input_scale: float32 [], scale of the grid of its input.
     """
@@ -143,9 +142,10 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
     floats = {name: tree for name, tree in variables.items() if name != "quant"}
     # One compiled program: run one by one, hundreds of small operations would be compiled each.
     kernels, constants = jax.device_get(jax.jit(functools.partial(_folded, plan))(floats, grids))
+    limits = {group.name: plan.kernel(group).limit for group in plan.weighted}
     return Frozen(
         grids,
-        {name: _frozen_kernel(*kernel) for name, kernel in kernels.items()},
+        {name: _frozen_kernel(limits[name], *kernel) for name, kernel in kernels.items()},
         {name: _frozen_constant(values, grid) for name, (values, grid) in constants.items()},
     )
 
@@ -156,7 +156,8 @@ def _folded(plan: Plan, variables: Variables, grids: dict[str, Grid]) -> tuple[d
     for group in plan.weighted:
         kernel, bias = floats.weight(group)
         input_scale = grids[plan.input_site(group)].scale
-        kernels[group.name] = kernel, bias, kernel_scale(kernel, bias, input_scale), input_scale
+        scale = plan.kernel(group).scale(kernel, bias, input_scale)
+        kernels[group.name] = kernel, bias, scale, input_scale
     for group in plan.groups:
         for position, value in enumerate(group.inputs):
             if plan.is_constant(value):
@@ -190,9 +191,13 @@ class Dequantized:
 
 
 def _frozen_kernel(
-    kernel: np.ndarray, bias: np.ndarray, scale: np.ndarray, input_scale: np.ndarray
+    limit: int,
+    kernel: np.ndarray,
+    bias: np.ndarray,
+    scale: np.ndarray,
+    input_scale: np.ndarray,
 ) -> FrozenKernel:
-    steps = np.clip(np.round(kernel / scale), -KERNEL_LIMIT, KERNEL_LIMIT)
+    steps = np.clip(np.round(kernel / scale), -limit, limit)
     bias_scale = np.float64(input_scale) * scale.astype(np.float64)
     bias_steps = np.round(bias.astype(np.float64) / bias_scale)
     return FrozenKernel(steps.astype(np.int8), scale, bias_steps.astype(np.int32), input_scale)

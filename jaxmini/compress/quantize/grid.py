@@ -52,21 +52,6 @@ def symmetric(values: Array) -> Grid:
     )
 
 
-def kernel_scale(kernel: Array, bias: Array, input_scale: Array) -> jax.Array:
-    """Scale of each output channel: its largest magnitude is 127 steps, and its bias fits int32.
-
-    The scale has no gradient, and stays above zero where BatchNorm has silenced a channel.
-
-    Args:
-        kernel: [..., O].
-        bias: [O], a number on the grid ``input_scale * kernel scale``.
-        input_scale: scale of the grid the kernel's input lies on, [].
-    """
-    largest = jnp.max(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)))
-    scale = jnp.maximum(largest, SMALLEST_KERNEL) * PER_KERNEL_STEP
-    return lax.stop_gradient(jnp.maximum(scale, jnp.abs(bias) / (input_scale * LARGEST_BIAS)))
-
-
 def quantized(values: Array, grid: Grid) -> jax.Array:
     """The nearest integers of the grid, int8, ties to even; numbers outside become its ends."""
     steps = jnp.round(values * (1 / grid.scale)) + jnp.float32(grid.zero_point)

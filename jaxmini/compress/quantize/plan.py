@@ -6,15 +6,17 @@ numbers stay on the site of what they move.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmini.compress.quantize.estimators import Estimator, min_max
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.kernels import Kernel, per_channel
 from jaxmini.compress.quantize.program import Literal, Op, Program, Value, read
 from jaxmini.state import Array
 
@@ -176,6 +178,9 @@ class Plan:
         fixed: sites whose grid is given and not observed.
         ties: for a site that several groups share, the names of the others.
         weight_ops: the operations that depend on the variables alone.
+        estimators: of the range of each observed site; ``min_max()`` where there is none.
+        kernels: how each ``Weighted`` group's kernel is rounded, by its name; ``per_channel()`` where
+            nothing is said.
     """
 
     program: Program
@@ -186,6 +191,8 @@ class Plan:
     fixed: Mapping[str, Grid]
     ties: Mapping[str, tuple[str, ...]]
     weight_ops: tuple[Op, ...]
+    estimators: Mapping[str, Estimator] = dataclasses.field(default_factory=dict)
+    kernels: Mapping[str, Kernel] = dataclasses.field(default_factory=dict)
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -196,6 +203,14 @@ class Plan:
     def weighted(self) -> tuple[Weighted, ...]:
         """The groups that have a kernel."""
         return tuple(group for group in self.groups if isinstance(group, Weighted))
+
+    def estimator(self, site: str) -> Estimator:
+        """What calibration makes a site's range with."""
+        return self.estimators.get(site, min_max())
+
+    def kernel(self, group: Weighted) -> Kernel:
+        """How a group's kernel is rounded."""
+        return self.kernels.get(group.name, per_channel())
 
     @property
     def output_site(self) -> str:
@@ -215,7 +230,7 @@ class Plan:
             f"plan {list(shape(self.program.input))} -> {list(shape(self.output))}: "
             f"{len(self.groups)} groups, {len(self.sites)} grids"
         ]
-        rows = [(group.name, str(group), self._route(group)) for group in self.groups]
+        rows = [(group.name, self._what(group), self._route(group)) for group in self.groups]
         wide = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
         lines += [f"  {name:{wide[0]}}  {what:{wide[1]}}  {route}" for name, what, route in rows]
         lines += [f"  tied: {site} = {' = '.join(others)}" for site, others in self.ties.items()]
@@ -223,7 +238,19 @@ class Plan:
             f"  given: {site}, scale {grid.scale:.8g}, zero point {grid.zero_point}"
             for site, grid in self.fixed.items()
         ]
+        if (estimator := self.estimator(INPUT)) != min_max():
+            lines.append(f"  input: {estimator}")
         return "\n".join(lines)
+
+    def _what(self, group: Group) -> str:
+        """What a group does, and what it got that is not the usual."""
+        return ", ".join(filter(None, (str(group), *self._choices(group))))
+
+    def _choices(self, group: Group) -> Iterator[str]:
+        if isinstance(group, Weighted) and (kernel := self.kernel(group)) != per_channel():
+            yield str(kernel)
+        if group.name == group.site and (estimator := self.estimator(group.site)) != min_max():
+            yield str(estimator)
 
     def _route(self, group: Group) -> str:
         sources = ["constant" if self.is_constant(v) else self.site_of[v] for v in group.inputs]

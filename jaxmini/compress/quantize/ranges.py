@@ -8,16 +8,12 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from jaxmini import axis
-from jaxmini.compress.quantize.evaluate import Float
+from jaxmini.compress.quantize.extremes import Range
 from jaxmini.compress.quantize.grid import Grid, covering
 from jaxmini.compress.quantize.plan import Plan
-from jaxmini.model import Variables
 from jaxmini.state import Array
 
-Range: TypeAlias = dict[str, Array]
 Ranges: TypeAlias = dict[str, Range]
 
 
@@ -27,29 +23,16 @@ def unseen(plan: Plan) -> Ranges:
     return {site: dict(empty) for site in plan.observed}
 
 
-def observed(values: Array) -> Range:
-    """The range of the values of all devices, 0 included. It has no gradient."""
-    values = lax.stop_gradient(values)
-    ends = jnp.stack([-jnp.min(values), jnp.max(values)])
-    negative_low, high = axis.maximum(jnp.maximum(ends, 0.0))
-    return {"low": 0.0 - negative_low, "high": high}
-
-
-def union(first: Range, second: Range) -> Range:
-    """The smallest range that holds two."""
-    return {
-        "low": jnp.minimum(first["low"], second["low"]),
-        "high": jnp.maximum(first["high"], second["high"]),
-    }
-
-
 def is_seen(known: Range) -> Array:
     """Whether a range has seen data, bool []."""
     return known["high"] >= known["low"]
 
 
-def moving_average(known: Ranges, seen: Ranges, momentum: float) -> Ranges:
-    """``momentum * known + (1 - momentum) * seen``; the first range that a site sees is taken whole."""
+def trained(plan: Plan, known: Ranges, seen: Ranges, momentum: float) -> Ranges:
+    """``momentum * known + (1 - momentum) * seen``; the first range that a site sees is taken whole.
+
+    A range whose estimator clips stays what it is.
+    """
 
     def average(known: Range, seen: Range) -> Range:
         before = is_seen(known)
@@ -58,7 +41,10 @@ def moving_average(known: Ranges, seen: Ranges, momentum: float) -> Ranges:
             for end in known
         }
 
-    return {site: average(known[site], seen[site]) for site in known}
+    return {
+        site: before if plan.estimator(site).clips else average(before, seen[site])
+        for site, before in known.items()
+    }
 
 
 def grids_of(plan: Plan, ranges: Ranges) -> dict[str, Grid]:
@@ -94,18 +80,3 @@ def check_seen(ranges: Ranges) -> None:
             f"quantize: {len(unseen_sites)} of {len(ranges)} ranges have never seen data, "
             f"{unseen_sites[0]!r} for one: call calibrate(model, variables, batches), or train"
         )
-
-
-class Observe(Float):
-    """The mode that runs the float model and notes each site's range in ``seen``."""
-
-    def __init__(self, plan: Plan, variables: Variables) -> None:
-        super().__init__(plan, variables)
-        self.seen: Ranges = {}
-
-    def activation(self, site: str, values: Array) -> Array:
-        if site in self.plan.fixed:
-            return values
-        seen = observed(values)
-        self.seen[site] = union(self.seen[site], seen) if site in self.seen else seen
-        return values

@@ -4,6 +4,8 @@ XNNPACK is what LiteRT runs on CPUs. Values are carried as ``q - zero_point`` in
 integers exactly; sums that may pass 2**24 are made in parts and added as int32.
 """
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -22,6 +24,7 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
+from jaxmini.compress.quantize.program import Value
 from jaxmini.state import Array
 
 EXACT = 2**24  # float32 holds every integer up to here
@@ -39,13 +42,30 @@ def simulate(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
     """
     grid = frozen.grids[INPUT]
     integers = inputs if inputs.dtype == jnp.int8 else quantized(inputs, grid)
-    values = {plan.program.input: _centred(integers, grid)}
+    values = {plan.program.input: centred(integers, grid)}
     for group in plan.groups:
-        kernels = _Integers(plan, frozen, group)
-        operands = [kernels.operand(values, position) for position in range(len(group.inputs))]
-        values.update(zip(group.outputs, kernels(*operands), strict=True))
+        results = simulate_group(plan, frozen, group, values)
+        values.update(zip(group.outputs, results, strict=True))
     output = values[plan.output] + jnp.float32(frozen.grids[plan.output_site].zero_point)
     return output.astype(jnp.int8)
+
+
+def simulate_group(
+    plan: Plan, frozen: Frozen, group: Group, values: Mapping[Value, Array]
+) -> list[Array]:
+    """What one group computes, one array an output.
+
+    Args:
+        values: its operands that are not constants, as ``centred`` gives them; so are the results.
+    """
+    kernels = _Integers(plan, frozen, group)
+    operands = [kernels.operand(values, position) for position in range(len(group.inputs))]
+    return kernels(*operands)
+
+
+def centred(integers: Array, grid: Grid) -> Array:
+    """Integers of a grid as ``q - zero_point`` in float32."""
+    return jnp.float32(integers) - jnp.float32(grid.zero_point)
 
 
 class _Integers:
@@ -55,12 +75,12 @@ class _Integers:
         self.plan, self.frozen, self.group = plan, frozen, group
         self.grid = frozen.grids[group.site]
 
-    def operand(self, values: dict[int, Array], position: int) -> Array:
+    def operand(self, values: Mapping[Value, Array], position: int) -> Array:
         value = self.group.inputs[position]
         if not self.plan.is_constant(value):
             return values[value]
         constant = self.constant(position)
-        return _centred(constant.values, constant.grid)
+        return centred(constant.values, constant.grid)
 
     def constant(self, position: int) -> FrozenConstant:
         return self.frozen.constants[operand_name(self.group, position)]
@@ -140,10 +160,6 @@ class _Integers:
 
 def _apply(group: Group, *operands: Array) -> Array:
     return group.op.bind(*operands)[0]
-
-
-def _centred(integers: Array, grid: Grid) -> Array:
-    return jnp.float32(integers) - jnp.float32(grid.zero_point)
 
 
 def _clamped(values: Array, clamp: Clamp | None, grid: Grid) -> Array:

@@ -11,21 +11,17 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from jaxmini.compress.quantize import rules
+from jaxmini.compress.quantize.assignment import Choices, assign, check, rule
+from jaxmini.compress.quantize.calibration import Observe, gathered, settled
+from jaxmini.compress.quantize.estimators import Estimator, Statistics, min_max
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.fake import FakeQuant, Train
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
+from jaxmini.compress.quantize.kernels import Kernel, per_channel
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.program import trace
-from jaxmini.compress.quantize.ranges import (
-    Observe,
-    Ranges,
-    check_sites,
-    grids_of,
-    moving_average,
-    union,
-    unseen,
-)
+from jaxmini.compress.quantize.ranges import Ranges, check_sites, grids_of, trained, unseen
+from jaxmini.compress.quantize.rules import group
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array, PyTree
 
@@ -38,13 +34,34 @@ class int8:
 
     Attributes:
         momentum: of the moving average of ranges in training, 0..1; 1 leaves them as calibrated.
+        estimator: what ``calibrate`` makes ranges with. Those of one that clips (``percentile``, ``mse``,
+            ``entropy``) stay as calibrated, whatever the momentum: a batch shows its extremes only.
+        kernel: one scale a channel or a tensor (``per_channel``, ``per_tensor``), its bits, its clip.
+        rules: what parts of the network get in place of these two, by path; the first match decides.
     """
 
     momentum: float = 0.99
+    estimator: Estimator = min_max()
+    kernel: Kernel = per_channel()
+    rules: tuple[rule, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"int8: momentum is {self.momentum}, expected 0..1")
+        check(self.estimator, self.kernel, "int8")
+        if not (isinstance(self.rules, tuple) and all(isinstance(r, rule) for r in self.rules)):
+            raise TypeError(f"int8: rules are {self.rules!r}, expected a tuple as (rule(...),)")
+
+    def __repr__(self) -> str:
+        """The momentum, and what is not the usual."""
+        fields = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        shown = dict.fromkeys(["momentum", *(f.name for f in fields)])
+        return f"int8({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    @property
+    def choices(self) -> Choices:
+        """What is chosen for the parts of a plan."""
+        return Choices(self.estimator, self.kernel, self.rules)
 
 
 def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = None) -> Model:
@@ -60,13 +77,16 @@ def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = N
 
     Raises:
         ValueError: the model is quantized already. At ``init`` or ``apply``: it holds an operation that
-            has no int8 form, or uses batch statistics in inference.
+            has no int8 form, or uses batch statistics in inference; or a rule of the scheme sets nothing.
     """
     if is_quantized(model):
         raise ValueError("quantize: the model is quantized already: quantize the float model, once")
     grid = None if input_grid is None else _checked(input_grid)
+    # Only rules can be wrong for a model; without them init is recorded as it always was.
+    checked = {"scheme": scheme} if scheme.rules else {}
     return Model(
-        functools.partial(_init, model, grid), functools.partial(_apply, model, scheme, grid)
+        functools.partial(_init, model, grid, **checked),
+        functools.partial(_apply, model, scheme, grid),
     )
 
 
@@ -88,50 +108,71 @@ def make_plan(
     Raises:
         ValueError: as ``quantize``.
     """
+    scheme = int8()
     if is_quantized(model):
-        model, _, input_grid = model.apply.args
+        model, scheme, input_grid = model.apply.args
     grid = None if input_grid is None else _checked(input_grid)
-    leaves, tree = jax.tree.flatten((_without_ranges(variables), inputs))
-    types = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
-    return _plan(model, tree, types, grid)
+    return _plan(model, scheme.choices, grid, variables, inputs)
 
 
-def calibrate(model: Model, variables: Variables, batches: Iterable[Array]) -> Variables:
-    """The variables with ranges that hold all that the float model computes on ``batches``.
+def calibrate(
+    model: Model,
+    variables: Variables,
+    batches: Iterable[Array],
+    estimator: Estimator | None = None,
+) -> Variables:
+    """The variables with ranges made of what the float model computes on ``batches``.
 
     Args:
         model: made by ``quantize``.
         variables: its variables; the ranges they hold are forgotten.
-        batches: inputs as the model takes them, [B, H, W, C] float32.
+        batches: inputs as the model takes them, [B, H, W, C] float32; each is seen once.
+        estimator: of every range, in place of what the model's scheme says. How training goes on from
+            there is the scheme's.
 
     Raises:
-        ValueError: the model is not quantized, or there is no batch.
+        ValueError: the model is not quantized, there is no batch, the numbers at a site are not finite
+            (names the site), or an estimator clips all that a site holds.
     """
     if not is_quantized(model):
         raise ValueError("calibrate: the model has no ranges: give it quantize(model)")
-    observe, ranges = jax.jit(functools.partial(_observe, model)), None
-    for batch in batches:
-        seen = observe(_without_ranges(variables), batch)
-        ranges = seen if ranges is None else {s: union(ranges[s], r) for s, r in seen.items()}
-    if ranges is None:
+    floats, (of, scheme, grid), known = _without_ranges(variables), model.apply.args, {}
+    choices = scheme.choices if estimator is None else Choices(estimator, scheme.kernel)
+    check(choices.estimator, choices.kernel, "calibrate")
+    observe, plan = jax.jit(functools.partial(_observe, of, choices, grid)), None
+    for number, batch in enumerate(batches):
+        plan = _plan(of, choices, grid, floats, batch)
+        known = gathered(plan, known, jax.device_get(observe(floats, batch)), number)
+    if plan is None:
         raise ValueError("calibrate: there are no batches to see")
-    return {**variables, COLLECTION: ranges}
+    return {**variables, COLLECTION: settled(plan, known)}
+
+
+def _plan(
+    model: Model, choices: Choices, grid: Grid | None, variables: Variables, inputs: PyTree
+) -> Plan:
+    leaves, tree = jax.tree.flatten((_without_ranges(variables), inputs))
+    types = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
+    plan = _grouped(model, tree, types, grid)
+    return plan if choices == int8().choices else assign(plan, choices)
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(model: Model, tree: jax.tree_util.PyTreeDef, types: tuple, grid: Grid | None) -> Plan:
+def _grouped(model: Model, tree: jax.tree_util.PyTreeDef, types: tuple, grid: Grid | None) -> Plan:
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
     variables, inputs = jax.tree.unflatten(tree, leaves)
-    return rules.group(trace(model, variables, inputs), grid)
+    return group(trace(model, variables, inputs), grid)
 
 
-def _init(model: Model, grid: Grid | None, key: jax.Array, inputs: PyTree) -> Variables:
+def _init(
+    model: Model, grid: Grid | None, key: jax.Array, inputs: PyTree, *, scheme: int8 = int8()
+) -> Variables:
     variables = model.init(key, inputs)
     if COLLECTION in variables:
         raise ValueError(
             "quantize: a part of the model is quantized already: quantize the whole, once"
         )
-    return {**variables, COLLECTION: unseen(make_plan(model, variables, inputs, grid))}
+    return {**variables, COLLECTION: unseen(_plan(model, scheme.choices, grid, variables, inputs))}
 
 
 def _apply(
@@ -145,18 +186,20 @@ def _apply(
     key: jax.Array | None = None,
 ) -> tuple[Array, Variables]:
     floats, ranges = _without_ranges(variables), _ranges(variables)
-    plan = make_plan(model, floats, inputs, grid)
+    plan = _plan(model, scheme.choices, grid, floats, inputs)
     if not train or scheme.momentum == 1:
         hooks = FakeQuant(plan, floats, grids_of(plan, ranges))
         return evaluate(plan, hooks, inputs), {COLLECTION: ranges} if train else {}
     check_sites(plan, ranges)
     hooks = Train(plan, floats, ranges)
     outputs = evaluate(plan, hooks, inputs)
-    return outputs, {COLLECTION: moving_average(ranges, hooks.seen, scheme.momentum)}
+    return outputs, {COLLECTION: trained(plan, ranges, hooks.seen, scheme.momentum)}
 
 
-def _observe(model: Model, variables: Variables, inputs: PyTree) -> Ranges:
-    plan = make_plan(model, variables, inputs)
+def _observe(
+    model: Model, choices: Choices, grid: Grid | None, variables: Variables, inputs: PyTree
+) -> dict[str, list[Statistics]]:
+    plan = _plan(model, choices, grid, variables, inputs)
     hooks = Observe(plan, variables)
     evaluate(plan, hooks, inputs)
     return hooks.seen

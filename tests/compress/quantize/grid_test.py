@@ -12,8 +12,6 @@ from jaxmini.compress.quantize.grid import (
     dequantized,
     fake_quant,
     fake_quant_average,
-    fake_quant_steps,
-    kernel_scale,
     quantized,
     straight_through,
     symmetric,
@@ -72,15 +70,6 @@ def test_straight_through_is_exact_and_passes_gradients():
     result, pull = jax.vjp(lambda v: straight_through(v, rounded), values)
     np.testing.assert_array_equal(result, rounded)
     np.testing.assert_array_equal(pull(jnp.float32([2, 3]))[0], [2, 3])
-
-
-def test_kernel_scales():
-    kernel = jnp.float32([[1, 0, -254], [-127, 0, 2]])
-    scale = kernel_scale(kernel, jnp.zeros(3), jnp.float32(1))
-    np.testing.assert_allclose(scale, [1, 1e-6 / 127, 2], rtol=1e-6)
-    wide = kernel_scale(kernel, jnp.float32([0, 5, 0]), jnp.float32(1e-3))
-    assert np.abs(5 / (1e-3 * wide[1])) <= 2**30 * 1.0001  # the bias fits int32
-    np.testing.assert_array_equal(fake_quant_steps(kernel[:, :1], wide[:1]), kernel[:, :1])
 
 
 def test_a_constant_keeps_its_largest_value():

@@ -14,8 +14,13 @@ from jaxmini.compress.quantize import (
     Grid,
     calibrate,
     freeze,
+    int8,
     make_plan,
+    mse,
+    per_channel,
+    per_tensor,
     quantize,
+    rule,
     simulate,
 )
 from jaxmini.compress.quantize.evaluate import evaluate
@@ -30,16 +35,25 @@ NETS = {
     "shared": Shared(),
     "depthwise": Bottlenecks(),
 }
+USUAL = int8()
+SCHEMES = {
+    "per_tensor": int8(kernel=per_tensor()),
+    "mse": int8(estimator=mse(), kernel=per_channel(mse=True)),
+    "four_bits": int8(
+        kernel=per_channel(bits=4, mse=True),
+        rules=(rule("stem", kernel=per_channel()), rule("head", mse(), per_tensor(bits=2))),
+    ),
+}
 
 
 @functools.cache
-def quantized_net(name):
+def quantized_net(name, scheme=USUAL):
     """model, plan of 16 pictures, variables, pictures, frozen tree."""
     model, x = from_linen(NETS[name]), pictures(16)
-    variables = start(model, x[:1])
-    variables = calibrate(quantize(model), variables, [x])
+    variables, model = start(model, x[:1]), quantize(model, scheme)
+    variables = calibrate(model, variables, [x])
     plan = make_plan(model, variables, x)
-    return quantize(model), plan, variables, x, freeze(plan, variables)
+    return model, plan, variables, x, freeze(plan, variables)
 
 
 def levels(values, grid):
@@ -88,6 +102,24 @@ def test_a_silent_channel_keeps_its_bias():
     beta = variables["params"]["BatchNorm_0"]["bias"][0]
     step = kernel.scale[0] * kernel.input_scale
     np.testing.assert_allclose(kernel.float_bias[0], beta, atol=step)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_kernels_of_other_schemes_are_frozen_as_they_train(scheme):
+    model, plan, variables, x, frozen = quantized_net("residual", SCHEMES[scheme])
+    for group in plan.weighted:
+        kernel, rounding = frozen.kernels[group.name], plan.kernel(group)
+        assert np.abs(kernel.kernel.astype(int)).max() == rounding.limit
+        assert kernel.scale.shape == kernel.bias.shape == kernel.kernel.shape[-1:]
+        assert (np.unique(kernel.scale).size == 1) == isinstance(rounding, per_tensor)
+    grid = frozen.grids[plan.output_site]
+    integers = np.asarray(jax.jit(functools.partial(simulate, plan, frozen))(x)).astype(int)
+    fake = levels(jax.jit(model.apply)(variables, x)[0], grid)
+    assert np.abs(integers - fake).max() <= 4
+    assert np.ptp(integers) > 100
+    again = freeze(make_plan(model, variables, x[:1]), variables).arrays()
+    for key, array in frozen.arrays().items():
+        np.testing.assert_array_equal(array, again[key], err_msg=key)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -185,8 +217,16 @@ def converted(plan, frozen):
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_file_computes_the_simulation(name):
+    check_file(*quantized_net(name))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_file_of_another_scheme_computes_its_simulation(scheme):
+    check_file(*quantized_net("residual", SCHEMES[scheme]))
+
+
+def check_file(model, plan, variables, x, frozen):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
-    model, plan, variables, x, frozen = quantized_net(name)
     file = converted(make_plan(model, variables, x[:1]), frozen)
     runner = interpreter.Interpreter(model_content=file)
     runner.allocate_tensors()

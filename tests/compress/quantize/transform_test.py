@@ -12,7 +12,15 @@ import pytest
 from quantize_nets import Branches, PreActivation, Residual, pictures, start
 
 from jaxmini.axis import AXIS
-from jaxmini.compress.quantize import Grid, calibrate, int8, make_plan, quantize
+from jaxmini.compress.quantize import (
+    Grid,
+    calibrate,
+    int8,
+    make_plan,
+    per_channel,
+    per_tensor,
+    quantize,
+)
 from jaxmini.compress.quantize.ranges import is_seen
 from jaxmini.compress.quantize.transform import is_quantized
 from jaxmini.model import from_linen, with_head
@@ -123,9 +131,12 @@ def test_ranges_of_another_model_are_refused(residual):
         quantized.apply(wrong, pictures())
 
 
-def test_a_loss_falls(residual):
-    _, quantized, _, calibrated = residual
-    x, labels = pictures(8), jnp.arange(8) % 5
+@pytest.mark.parametrize(
+    "kernel", [per_channel(), per_channel(bits=4, mse=True), per_tensor(bits=3)]
+)
+def test_a_loss_falls(residual, kernel):
+    model, _, _, calibrated = residual
+    quantized, x, labels = quantize(model, int8(kernel=kernel)), pictures(8), jnp.arange(8) % 5
     collections = {name: tree for name, tree in calibrated.items() if name != "params"}
     optimizer = optax.sgd(0.1)
 

@@ -1,0 +1,144 @@
+"""Assignment: which estimator each grid gets and how each kernel is rounded, by rules on module paths."""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from jaxmini.compress.quantize.estimators import Estimator
+from jaxmini.compress.quantize.kernels import Kernel
+from jaxmini.compress.quantize.plan import INPUT, Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class rule:
+    """What the parts of a network whose path matches a pattern get in place of the scheme's choice.
+
+    A pattern is matched with a group's name as the plan prints it (``Net/head:dense``, the colon may be a
+    slash), with the path of its module (``Net/head``), and with these without the network's own name
+    (``head``, ``head/*``). ``*`` matches any text, slashes too. The network's input is called ``input``.
+
+    Attributes:
+        pattern: a glob, case-sensitive.
+        estimator: of the range of what the group leaves; None leaves the scheme's.
+        kernel: how the group's kernel is rounded; None leaves the scheme's.
+    """
+
+    pattern: str
+    estimator: Estimator | None = None
+    kernel: Kernel | None = None
+
+    def __post_init__(self) -> None:
+        if self.estimator is None and self.kernel is None:
+            raise ValueError(
+                f"rule({self.pattern!r}) sets nothing: give it an estimator or a kernel"
+            )
+        check(self.estimator or Estimator(), self.kernel or Kernel(), f"rule({self.pattern!r})")
+
+    def matches(self, name: str) -> bool:
+        """Whether the pattern matches the name of a group, or ``input``."""
+        return any(fnmatchcase(form, self.pattern) for form in _forms(name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What a scheme chooses for the parts of any plan: its defaults, and the rules that go before them."""
+
+    estimator: Estimator
+    kernel: Kernel
+    rules: tuple[rule, ...] = ()
+
+    def kernel_of(self, name: str) -> Kernel:
+        """How the kernel of a group is rounded."""
+        return getattr(self._first(name), "kernel", None) or self.kernel
+
+    def estimator_of(self, name: str) -> Estimator:
+        """What the range of a group, or of the input, is made with."""
+        return getattr(self._first(name), "estimator", None) or self.estimator
+
+    def _first(self, name: str) -> rule | None:
+        """The first rule that matches: it alone decides."""
+        return next((one for one in self.rules if one.matches(name)), None)
+
+
+def check(estimator: Estimator, kernel: Kernel, where: str) -> None:
+    """Raise TypeError if a value is not of its kind."""
+    for value, kind, example in ((estimator, Estimator, "mse()"), (kernel, Kernel, "per_tensor()")):
+        if not isinstance(value, kind):
+            name = kind.__name__.lower()
+            raise TypeError(f"{where}: {name} is {value!r}, expected one as {example}")
+
+
+@functools.lru_cache(maxsize=64)
+def assign(plan: Plan, choices: Choices) -> Plan:
+    """The plan with the estimator of each observed site and the rounding of each kernel.
+
+    Raises:
+        ValueError: a rule sets nothing in this plan, or rules disagree over a grid that groups share.
+    """
+    for position, one in enumerate(choices.rules):
+        _check_used(one, choices.rules[:position], plan)
+    return dataclasses.replace(
+        plan,
+        estimators={site: _shared_estimator(site, plan, choices) for site in plan.observed},
+        kernels={group.name: choices.kernel_of(group.name) for group in plan.weighted},
+    )
+
+
+def _shared_estimator(site: str, plan: Plan, choices: Choices) -> Estimator:
+    """What a site's range is made with, for all groups that share it."""
+    sharing = {name: choices.estimator_of(name) for name in _sharing(site, plan)}
+    if len(set(sharing.values())) > 1:
+        given = ", ".join(f"{name} {estimator}" for name, estimator in sharing.items())
+        raise ValueError(
+            f"int8: these share one grid, and rules give them several estimators: {given}: write "
+            "one rule that matches them all"
+        )
+    return sharing[site]
+
+
+def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
+    """Raise ValueError if a rule sets nothing."""
+    names = [INPUT] * (INPUT in plan.observed) + [group.name for group in plan.groups]
+    matched = [name for name in names if one.matches(name)]
+    if not matched:
+        raise ValueError(
+            f"int8: rule({one.pattern!r}) matches nothing; {_near(one.pattern, names)}"
+        )
+    won = [name for name in matched if not any(earlier.matches(name) for earlier in before)]
+    if not won:
+        raise ValueError(
+            f"int8: rule({one.pattern!r}) comes after rules that match all it matches: put it first"
+        )
+    kernels = [group.name for group in plan.weighted]
+    ranges = [name for site in plan.observed for name in _sharing(site, plan)]
+    for field, what, able in (
+        ("kernel", "kernel", kernels),
+        ("estimator", "range of its own", ranges),
+    ):
+        if getattr(one, field) is not None and not set(won) & set(able):
+            raise ValueError(
+                f"int8: rule({one.pattern!r}) sets its {field}, and nothing that it decides on has a "
+                f"{what}: {', '.join(won)}; these have: {', '.join(able)}"
+            )
+
+
+def _sharing(site: str, plan: Plan) -> tuple[str, ...]:
+    return (site, *plan.ties.get(site, ()))
+
+
+def _near(pattern: str, names: list[str]) -> str:
+    forms = dict.fromkeys(form for name in names for form in _forms(name))
+    near = difflib.get_close_matches(pattern, forms, 3, 0.5)
+    return f"near it: {', '.join(near)}" if near else f"there are: {', '.join(names)}"
+
+
+def _forms(name: str) -> Iterator[str]:
+    """A group's name, with a slash too, and its module's path, with and without the network's own name."""
+    path, _, _ = name.partition(":")
+    for whole in (name, path, name.replace(":", "/")):
+        yield whole
+        _, slash, rest = whole.partition("/")
+        if slash:
+            yield rest

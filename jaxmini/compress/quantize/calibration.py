@@ -1,0 +1,72 @@
+"""Calibration: what the sites of the float model show on real data, gathered batch by batch, then settled."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmini.compress.quantize.estimators import Statistics
+from jaxmini.compress.quantize.evaluate import Float
+from jaxmini.compress.quantize.extremes import Range, ends_of
+from jaxmini.compress.quantize.plan import Plan
+from jaxmini.model import Variables
+from jaxmini.state import Array
+
+
+class Observe(Float):
+    """The mode that runs the float model and notes each site's statistics in ``seen``, one a tensor."""
+
+    def __init__(self, plan: Plan, variables: Variables) -> None:
+        super().__init__(plan, variables)
+        self.seen: dict[str, list[Statistics]] = {}
+
+    def activation(self, site: str, values: Array) -> Array:
+        if site not in self.plan.fixed:
+            self.seen.setdefault(site, []).append(self.plan.estimator(site).observe(values))
+        return values
+
+
+def gathered(
+    plan: Plan, before: dict[str, Statistics], seen: dict[str, list[Statistics]], batch: int
+) -> dict[str, Statistics]:
+    """The statistics of each site after one more batch, in NumPy.
+
+    Args:
+        before: after the batches before it; empty at the first.
+        seen: what ``Observe`` noted of this one, as numbers.
+        batch: its number, for errors.
+
+    Raises:
+        ValueError: a site holds NaN or infinity; the first in the order of the plan.
+    """
+    after = {}
+    for site in plan.observed:
+        estimator = plan.estimator(site)
+        for statistics in seen[site]:
+            if not np.all(np.isfinite(ends_of(statistics))):
+                raise ValueError(
+                    f"calibrate: the numbers at {site!r} are not finite in batch {batch} (NaN or "
+                    "infinity): look at the inputs of the batch, then at the variables of that module"
+                )
+        tensors = functools.reduce(estimator.join, seen[site])
+        after[site] = estimator.follow(before[site], tensors) if site in before else tensors
+    return after
+
+
+def settled(plan: Plan, known: dict[str, Statistics]) -> dict[str, Range]:
+    """The range of each site.
+
+    Raises:
+        ValueError: an estimator clips all that a site holds.
+    """
+    ranges = {}
+    for site, statistics in known.items():
+        estimator = plan.estimator(site)
+        low, high = map(np.float32, estimator.settle(statistics))
+        if low == high and np.any(ends_of(statistics)):
+            raise ValueError(
+                f"calibrate: {estimator} clips all numbers but the zeros of {site!r}, which are most of "
+                "it: clip less there"
+            )
+        ranges[site] = {"low": jnp.asarray(low), "high": jnp.asarray(high)}
+    return ranges
