@@ -12,6 +12,7 @@ import jaxmini.models as models
 from jaxmini.compress import quantize
 from jaxmini.model import with_head
 from jaxmini.recipe import Contrastive, Distill, Export, Recipe, Supervised
+from jaxmini.run import gates
 from jaxmini.steps import adamw, sgd
 
 
@@ -76,11 +77,14 @@ def get_config() -> Recipe:
         batch_size=128,
         against=student,
     )
+    files = Export(int8, "int8", "jax2tf"), Export(int8, "int8", "litert")
     return Recipe(
         stages=(pretrain, teacher, alone, student, int8),
-        exports=(
-            Export(int8, "int8", "jax2tf"),
-            Export(int8, "int8", "litert"),
-            Export(student, "float32", "litert"),
+        exports=(*files, Export(student, "float32", "litert")),
+        gates=(
+            *(gates.max_bytes(file, 100_000) for file in files),
+            *(gates.max_accuracy_drop(file, below=student, points=0.3) for file in files),
+            *(gates.all_integer(file) for file in files),
+            *(gates.min_agreement(file, 0.995) for file in files),
         ),
     )

@@ -13,6 +13,7 @@ import jaxmini.models as models
 from jaxmini.compress import quantize
 from jaxmini.model import with_head
 from jaxmini.recipe import Contrastive, Distill, Export, Recipe, Supervised
+from jaxmini.run import gates
 from jaxmini.steps import adamw, sgd
 
 
@@ -87,11 +88,13 @@ def get_config() -> Recipe:
         against=student,
         note="the student, trained in the integers it will run in",
     )
+    files = Export(int8, "int8", "jax2tf"), Export(int8, "int8", "litert")
     return Recipe(
         stages=(pretrain, scratch, teacher, alone, student, int8),
-        exports=(
-            Export(int8, "int8", "jax2tf"),
-            Export(int8, "int8", "litert"),
-            Export(student, "float32", "litert"),
+        exports=(*files, Export(student, "float32", "litert")),
+        gates=(
+            *(gates.all_integer(file) for file in files),
+            *(gates.max_accuracy_drop(file, below=student, points=2) for file in files),
+            *(gates.min_agreement(file, 0.97) for file in files),
         ),
     )

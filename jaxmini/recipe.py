@@ -11,19 +11,22 @@ import importlib.util
 import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 
 from jaxmini.run.stage import Contrastive as Contrastive
 from jaxmini.run.stage import Distill as Distill
 from jaxmini.run.stage import Export as Export
+from jaxmini.run.stage import Gate as Gate
 from jaxmini.run.stage import Recipe as Recipe
 from jaxmini.run.stage import Stage as Stage
 from jaxmini.run.stage import Supervised as Supervised
 from jaxmini.run.stage import record_of as record_of
+
+Referring = TypeVar("Referring", bound=Stage | Export | Gate)
 
 
 class RecipeError(ValueError):
@@ -64,11 +67,12 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def override(recipe: Recipe, assignment: str) -> Recipe:
-    """The recipe with one field changed, in every stage and export that refers to what changed.
+    """The recipe with one field changed, in every stage, export and gate that refers to what changed.
 
     Args:
         recipe: what ``get_config`` returned.
-        assignment: ``path=value``; a path starts with a stage's name, or with ``exports.0`` and the like.
+        assignment: ``path=value``; a path starts with a stage's name, or with ``exports.0`` or ``gates.0``
+            and the like.
 
     Raises:
         RecipeError: an unknown name (with the nearest), or a value of another type than the field's.
@@ -79,12 +83,15 @@ def override(recipe: Recipe, assignment: str) -> Recipe:
         raise RecipeError(
             f"override {assignment!r}: expected stage.field=value, student.epochs=2 say"
         )
-    if first == "exports":
+    if first == "gates":
         return _assign(recipe, [first, *rest], text.strip(), "recipe")
+    if first == "exports":
+        exports = _assign(recipe.exports, rest, text.strip(), "recipe.exports")
+        return _replaced(recipe, {}, exports)
     stages = {stage.name: stage for stage in recipe.stages}
     if first not in stages:
         raise RecipeError(
-            f"override {assignment!r}: {_unknown('stage', first, [*stages, 'exports'])}"
+            f"override {assignment!r}: {_unknown('stage', first, [*stages, 'exports', 'gates'])}"
         )
     changed = _assign(stages[first], rest, text.strip(), first)
     return _replace_stage(recipe, stages[first], changed)
@@ -110,17 +117,34 @@ def _replace_stage(recipe: Recipe, old: Stage, new: Stage) -> Recipe:
     """The recipe with a stage exchanged, and with every stage after it pointing at the new one."""
     current: dict[str, Stage] = {}
     for stage in recipe.stages:
-        if stage.name == old.name:
-            current[new.name] = new
-        else:
-            links = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)}
-            links = {k: current.get(v.name, v) for k, v in links.items() if isinstance(v, Stage)}
-            current[stage.name] = dataclasses.replace(stage, **links)
-    exports = tuple(
-        dataclasses.replace(export, stage=current.get(export.stage.name, export.stage))
-        for export in recipe.exports
+        current[stage.name] = new if stage.name == old.name else _relinked(stage, current)
+    exports = tuple(_relinked(export, current) for export in recipe.exports)
+    return _replaced(recipe, current, exports)
+
+
+def _replaced(recipe: Recipe, stages: Mapping[str, Stage], exports: Sequence[Export]) -> Recipe:
+    """The recipe with new stages in the place of those of these names, and with all of its exports new."""
+    files = {old.file_name: new for old, new in zip(recipe.exports, exports, strict=True)}
+    return dataclasses.replace(
+        recipe,
+        stages=tuple(stages.get(stage.name, stage) for stage in recipe.stages),
+        exports=tuple(exports),
+        gates=tuple(_relinked(gate, stages, files) for gate in recipe.gates),
     )
-    return dataclasses.replace(recipe, stages=tuple(current.values()), exports=exports)
+
+
+def _relinked(
+    value: Referring, stages: Mapping[str, Stage], exports: Mapping[str, Export] | None = None
+) -> Referring:
+    """A stage, export or gate that refers to what has come in the place of stages and exports by name."""
+    links = {}
+    for field in dataclasses.fields(value):
+        match getattr(value, field.name):
+            case Stage() as stage:
+                links[field.name] = stages.get(stage.name, stage)
+            case Export() as export:
+                links[field.name] = (exports or {}).get(export.file_name, export)
+    return dataclasses.replace(value, **links)
 
 
 def _assign(value: Any, path: Sequence[str], text: str, where: str) -> Any:
@@ -139,6 +163,10 @@ def _assign(value: Any, path: Sequence[str], text: str, where: str) -> Any:
     if isinstance(old, Stage):
         raise RecipeError(
             f"{inner} is the stage {old.name!r}; override {old.name}.{'.'.join(rest) or '...'}"
+        )
+    if isinstance(old, Export):
+        raise RecipeError(
+            f"{inner} is the export {old.file_name}; override that, as exports.0 or the like"
         )
     hint = typing.get_type_hints(type(value)).get(name, type(old))
     new = _assign(old, rest, text, inner) if rest else _parse(text, hint, old, inner)

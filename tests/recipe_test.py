@@ -9,6 +9,7 @@ from jaxmini import data, losses, models, recipe, steps
 from jaxmini.compress import quantize
 from jaxmini.evaluate.cost import cost
 from jaxmini.recipe import Contrastive, Distill, Export, Recipe, RecipeError, Supervised, override
+from jaxmini.run import gates
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -23,7 +24,13 @@ def chain() -> Recipe:
     int8 = Distill(
         name="int8", data=pictures, start=student, teacher=teacher, quantize=quantize.int8()
     )
-    return Recipe((teacher, student, int8), (Export(int8),))
+    file = Export(int8)
+    held = (
+        gates.max_bytes(file, 9_000),
+        gates.max_accuracy_drop(file, below=student, points=1),
+        gates.only_ops(file, ("ADD",)),
+    )
+    return Recipe((teacher, student, int8), (file,), gates=held)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -51,6 +58,8 @@ def test_an_override_reaches_every_stage_that_refers_to_the_changed_one():
     assert int8.teacher is teacher
     assert int8.start is student
     assert changed.exports[0].stage is int8
+    assert changed.gates[0].export is changed.exports[0]
+    assert changed.gates[1].below is student
     assert chain().stages[0].epochs == 2
 
 
@@ -75,7 +84,29 @@ def test_values_are_read_as_the_type_of_their_field(assignment, stage, read, val
 
 
 def test_an_export_is_overridden_by_position():
-    assert override(chain(), "exports.0.backend=litert").exports[0].backend == "litert"
+    changed = override(chain(), "exports.0.backend=litert")
+    assert changed.exports[0].backend == "litert"
+    assert all(gate.export is changed.exports[0] for gate in changed.gates)
+
+
+def test_a_renamed_stage_or_export_is_renamed_in_gates():
+    changed = override(override(chain(), "student.name=small"), "exports.0.name=file")
+    assert changed.gates[1].below.name == "small"
+    assert changed.gates[1].export.file_name == "file.tflite"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "read", "value"),
+    [
+        ("gates.0.limit=1e4", lambda held: held[0].limit, 10_000),
+        ("gates.1.points=0.5", lambda held: held[1].points, 0.5),
+        ("gates.2.allowed=ADD, CONV_2D", lambda held: held[2].allowed, ("ADD", "CONV_2D")),
+    ],
+)
+def test_a_gate_is_overridden_by_position(assignment, read, value):
+    changed = override(chain(), assignment)
+    assert read(changed.gates) == value
+    assert changed.stages == chain().stages
 
 
 @pytest.mark.parametrize(
@@ -90,6 +121,12 @@ def test_an_export_is_overridden_by_position():
         ("student.teacher.epochs=1", "override teacher.epochs"),
         ("student.model.stages.3.width=1", "has 1 items"),
         ("exports.0.backend=torch", "exports.0.backend expects"),
+        ("exports.1.backend=litert", "recipe.exports has 1 items"),
+        ("gates.0.limit=small", "gates.0.limit expects int, got 'small'"),
+        ("gates.0.limt=3", "gates.0: no field 'limt'. Did you mean 'limit'"),
+        ("gates.3.limit=3", "gates has 3 items"),
+        ("gates.0.export.backend=litert", "is the export int8-jax2tf.tflite; override that, as"),
+        ("gates.1.below.epochs=3", "below is the stage 'student'; override student.epochs"),
         ("student", "expected stage.field=value"),
         ("student=3", "expected stage.field=value"),
     ],
@@ -100,6 +137,8 @@ def test_a_bad_override_says_what_to_write(assignment, message):
 
 
 def test_an_override_is_checked_like_the_value_in_the_config():
+    with pytest.raises(ValueError, match="max_bytes: limit is -1"):
+        override(chain(), "gates.0.limit=-1")
     with pytest.raises(ValueError, match="epochs"):
         override(chain(), "student.epochs=-1")
 

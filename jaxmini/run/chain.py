@@ -72,8 +72,10 @@ def run(
     """
     normalization = recipe.normalization or measure(recipe.stages[0].data.load().train)
     ready.require(recipe, normalization, jax.device_count())
+    # Gates judge what was computed and change none of it: a run goes on, or is judged again, under others.
+    computed = {name: part for name, part in record_of(recipe).items() if name != "gates"}
     with (
-        Workdir.open(folder, record_of(recipe), fresh=fresh) as workdir,
+        Workdir.open(folder, computed, fresh=fresh) as workdir,
         _naming(workdir.path),
         contextlib.closing(Log(workdir.path, tensorboard=tensorboard)) as log,
         process.stoppable() as told_to_stop,
@@ -102,7 +104,7 @@ def _naming(folder: Path) -> Iterator[None]:
 def _close(
     recipe: Recipe, outcomes: dict[str, Outcome], around: Surroundings, title: str, command: str
 ) -> Report:
-    """Deliver the files, compare all answers, write the report."""
+    """Deliver the files, compare all answers, judge, write the report."""
     dataset = recipe.stages[-1].data.load()
     test = dataset.test
     delivered = [
@@ -133,8 +135,13 @@ def _close(
         content = dataclasses.replace(
             content, **_mistakes(shown, answers[shown], test, content.labels)
         )
+    verdicts = tuple(gate.judge(content) for gate in recipe.gates)
+    content = dataclasses.replace(content, gates=verdicts)
     storage.write(content, around.workdir.path)
     around.log.event(table.text(summary.closing(content)))
+    if content.gates:
+        around.log.event(table.text(summary.gates(content)))
+        around.log.event(summary.verdict(content))
     around.log.event(f"report: {around.workdir.path / 'report.html'}")
     return content
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from jaxmini.data import Split
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers, tflite_predict
-from jaxmini.export import distance
+from jaxmini.export import distance, flatbuffer
 from jaxmini.export.parity import Parity
 from jaxmini.export.tflite import integer_form, tflite
 from jaxmini.run.outcome import EVALUATION_BATCH, Outcome, Surroundings, logits_of
@@ -50,7 +51,18 @@ def deliver(
         latency_spread=timing.high - timing.low,
         ops=dict(exported.ops),
         checks=_compared(exported.parity) | _simulated(export, outcome, path, test.image),
+        float_ops=_float_ops(flatbuffer.read(path)),
     ), answers
+
+
+def _float_ops(file: flatbuffer.File) -> dict[str, int]:
+    """How many of each operation read or give floats, constants included."""
+
+    def is_float(op: flatbuffer.Op) -> bool:
+        tensors = (file.tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0)
+        return any(tensor.dtype.kind == "f" for tensor in tensors)
+
+    return dict(Counter(op.name for op in file.ops if is_float(op)))
 
 
 def _compared(parity: Parity | None) -> dict[str, str]:

@@ -25,8 +25,9 @@ from jaxmini import cpu
 # convolution that is compiled, or jax as it is.
 FAST, EXPLAIN, PLAIN = "fast", "explain", "plain"
 
-# Exit codes: that of a shell for Ctrl-C, and EX_TEMPFAIL of sysexits.h for "start me again".
-INTERRUPTED, PREEMPTED = 130, 75
+# Exit codes: of a whole run that failed a gate, that of a shell for Ctrl-C, and EX_TEMPFAIL of sysexits.h
+# for "start me again".
+GATE_FAILED, INTERRUPTED, PREEMPTED = 3, 130, 75
 
 
 def start() -> None:

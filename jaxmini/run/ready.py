@@ -5,10 +5,12 @@ Only shapes are computed; the errors say what to write instead.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmini.data import Dataset, Normalization
 from jaxmini.export import converter
 from jaxmini.model import Variables
+from jaxmini.run.gates import max_accuracy_drop
 from jaxmini.run.outcome import transfer
 from jaxmini.run.stage import Contrastive, Recipe, Stage
 
@@ -42,6 +44,21 @@ def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
     if not len(dataset.test):
         raise ValueError(
             f"{dataset.name}, data of the last stage, has no test pictures to measure on"
+        )
+    for gate in recipe.gates:
+        if isinstance(gate, max_accuracy_drop):
+            _require_same_test(gate.below, dataset)
+
+
+def _require_same_test(below: Stage, dataset: Dataset) -> None:
+    """Files answer the test pictures of the last stage; a stage is measured on its own."""
+    ours, theirs = below.data.load().test, dataset.test
+    same = np.array_equal(ours.image, theirs.image) and np.array_equal(ours.label, theirs.label)
+    if not same:
+        raise ValueError(
+            f"gate max_accuracy_drop below stage {below.name!r}: its test pictures are not those of "
+            f"{dataset.name}, data of the last stage, on which files are measured; give a stage with "
+            "the same test pictures"
         )
 
 

@@ -19,6 +19,7 @@ from jaxmini.losses import cross_entropy as cross_entropy_loss
 from jaxmini.losses import kl as kl_loss
 from jaxmini.model import Model, as_model
 from jaxmini.record import Json, describe
+from jaxmini.run.report.content import Report, Verdict
 from jaxmini.state import Array, Batch
 from jaxmini.steps.update import Step
 
@@ -211,18 +212,35 @@ class Export:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gate:
+    """What a finished run is held to; the kinds there are live in ``jaxmini.run.gates``."""
+
+    def judge(self, report: Report) -> Verdict:
+        """Whether the report's figures keep the gate."""
+        raise NotImplementedError
+
+    @property
+    def uses(self) -> tuple[Stage | Export, ...]:
+        """The stages and exports it speaks of."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return tuple(value for value in values if isinstance(value, Stage | Export))
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A chain of stages and the files made from it.
+    """A chain of stages, the files made from it, and what these are held to.
 
     Attributes:
         stages: in the order they run; each may use those before it.
         exports: the files to write and measure at the end.
         normalization: of all the chain's networks; measured on the first stage's pictures if None.
+        gates: what the measured figures of these stages and exports must keep.
     """
 
     stages: tuple[Stage, ...]
     exports: tuple[Export, ...] = ()
     normalization: Normalization | None = None
+    gates: tuple[Gate, ...] = ()
 
     def __post_init__(self) -> None:
         seen: list[Stage] = []
@@ -240,12 +258,17 @@ class Recipe:
             seen.append(stage)
         if not seen:
             raise ValueError("a recipe needs at least one stage")
+        self._check_exports()
+        for gate in self.gates:
+            _require_own(gate, self)
+
+    def _check_exports(self) -> None:
         names = [export.file_name for export in self.exports]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two exports write {name}; give one of them another name")
         for export in self.exports:
-            if export.stage not in seen:
+            if export.stage not in self.stages:
                 raise ValueError(
                     f"an export uses stage {export.stage.name!r}, which is not in the recipe"
                 )
@@ -263,6 +286,10 @@ def record_of(recipe: Recipe) -> Json:
             export.file_name: _links(export, export.file_name) for export in recipe.exports
         },
         "normalization": describe(recipe.normalization, "normalization"),
+        "gates": [
+            {"kind": describe(type(gate))["name"], **_links(gate, f"gates.{index}")}
+            for index, gate in enumerate(recipe.gates)
+        ],
     }
 
 
@@ -271,9 +298,35 @@ def stage_record(stage: Stage) -> Json:
     return {"kind": describe(type(stage))["name"], **_links(stage, stage.name)}
 
 
-def _links(value: Stage | Export, where: str) -> Json:
+def _links(value: Stage | Export | Gate, where: str) -> Json:
     items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {
-        name: {"stage": item.name} if isinstance(item, Stage) else describe(item, f"{where}.{name}")
-        for name, item in items.items()
-    }
+    return {name: _link(item, f"{where}.{name}") for name, item in items.items()}
+
+
+def _link(item: Any, where: str) -> Json:
+    match item:
+        case Stage():
+            return {"stage": item.name}
+        case Export():
+            return {"export": item.file_name}
+    return describe(item, where)
+
+
+def _require_own(gate: Gate, recipe: Recipe) -> None:
+    """See that a gate speaks of the recipe's own stages and exports."""
+    if not isinstance(gate, Gate):
+        raise TypeError(f"a gate of the recipe is {gate!r}; gates are made by jaxmini.run.gates")
+    stages = {stage.name: stage for stage in recipe.stages}
+    exports = {export.file_name: export for export in recipe.exports}
+    for used in gate.uses:
+        what, name, own = (
+            ("stage", used.name, stages)
+            if isinstance(used, Stage)
+            else ("export", used.file_name, exports)
+        )
+        if used != own.get(name):
+            why = "differs from the recipe's" if name in own else "is not among the recipe's"
+            raise ValueError(
+                f"gate {type(gate).__name__} uses {what} {name!r}, which {why}; give it the value itself, "
+                f"one of: {', '.join(own) or 'there are none'}"
+            )

@@ -19,6 +19,13 @@ def meet(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def told(number: int) -> int:
+    """The number that process 0 gives, in every process; what the others give is not looked at."""
+    if jax.process_count() > 1:
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    return number
+
+
 def agree(number: int, otherwise: str) -> None:
     """Stop where the processes hold different numbers.
 

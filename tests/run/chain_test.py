@@ -125,6 +125,40 @@ def test_another_recipe_is_refused_and_said_what_differs(undisturbed, tmp_path, 
     assert "--fresh" in said
 
 
+def gates(folder: Path) -> dict[str, bool]:
+    """Gate -> whether the report says that it was passed."""
+    return {verdict.gate: verdict.passed for verdict in storage.read(folder).gates}
+
+
+def test_a_finished_run_is_judged_again_by_other_gates(undisturbed, tmp_path, capsys):
+    passed = {"max_bytes": True, "all_integer": True, "max_accuracy_drop": True}
+    assert gates(undisturbed) == passed
+    folder = copied(undisturbed, tmp_path)
+    size, record = storage.read(folder).files[0].bytes, (folder / "recipe.json").read_bytes()
+
+    assert main(["run", str(TINY), "--workdir", str(folder), "gates.0.limit=10"]) == 3
+    said = capsys.readouterr()
+    assert finished(said.out) == set(STEPS)
+    assert " steps of " not in said.out
+    row = rf"^max_bytes +tiny\.tflite +{size:,} bytes +at most 10 bytes +FAIL$"
+    assert re.search(row, said.out, re.MULTILINE)
+    assert len(re.findall(r" PASS$", said.out, re.MULTILINE)) == 2
+    assert "1 of 3 gates failed: max_bytes of tiny.tflite\n" in said.out
+    assert said.out.endswith(f"report: {folder / 'report.html'}\n")
+    assert said.err == ""
+
+    assert gates(folder) == passed | {"max_bytes": False}
+    assert storage.read(folder).recipe["gates"][0]["limit"] == 10
+    assert f"| {size:,} bytes | at most 10 bytes | FAIL |" in (folder / "report.md").read_text()
+    assert "<b>FAIL</b> max_bytes of tiny.tflite" in (folder / "report.html").read_text()
+    assert accuracies(folder) == accuracies(undisturbed)
+
+    assert main(["run", str(TINY), "--workdir", str(folder)]) == 0
+    assert "All 3 gates passed\n" in capsys.readouterr().out
+    assert gates(folder) == passed
+    assert (folder / "recipe.json").read_bytes() == record
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("chapter 1")
     said = refused(capsys, TINY, "--workdir", tmp_path)

@@ -42,6 +42,7 @@ def test_the_report_s_figures_are_the_files_own(undisturbed):
     )
     assert any("simulation" in what for what in file.checks)
     assert file.ops
+    assert file.float_ops == {}
 
 
 def test_a_float_file_answers_as_its_network(undisturbed, tmp_path):
@@ -55,5 +56,7 @@ def test_a_float_file_answers_as_its_network(undisturbed, tmp_path):
     np.testing.assert_allclose(answers, expected, atol=1e-4)
     assert file.name == "net-float32-litert.tflite"
     assert file.made_from == "net"
+    assert file.float_ops.keys() >= {"CONV_2D", "FULLY_CONNECTED"}
+    assert file.float_ops.items() <= file.ops.items()
     assert file.accuracy == pytest.approx(accuracy(answers, TEST.label))
     assert (tmp_path / "run" / "exports" / file.name).stat().st_size == file.bytes

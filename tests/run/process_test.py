@@ -1,6 +1,7 @@
 """Process: real processes over loopback, how one that fails ends all, and what the environment says."""
 
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -79,6 +80,16 @@ def test_two_processes_train_what_one_does_and_one_of_them_writes(start, alone, 
     assert "teacher" not in second[1]
     assert (tmp_path / "run" / "report.html").exists()
     assert_alike(tmp_path / "run", alone)
+
+
+def test_a_gate_that_failed_is_the_exit_code_of_both(start, alone, tmp_path):
+    shutil.copytree(alone, tmp_path / "run")
+    command = ("-m", "jaxmini", "run", SHORT, "--workdir", tmp_path / "run", "gates.0.accuracy=1")
+    first, second = outputs(pair(start, command, command))
+    assert (first[0], second[0]) == (process.GATE_FAILED,) * 2, (first, second)
+    assert "teacher: finished by an earlier run\n" in first[1]
+    assert "1 of 1 gates failed: min_accuracy of teacher\n" in first[1]
+    assert "min_accuracy" not in second[1]
 
 
 @pytest.mark.slow

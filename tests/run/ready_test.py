@@ -11,7 +11,7 @@ from jaxmini import data, losses, models
 from jaxmini.compress import quantize
 from jaxmini.data import Normalization
 from jaxmini.model import with_head
-from jaxmini.run import ready
+from jaxmini.run import gates, ready
 from jaxmini.run.stage import Contrastive, Distill, Export, Recipe, Stage, Supervised
 
 DIGITS = data.digits()
@@ -103,6 +103,24 @@ def test_a_test_split_without_labels_or_pictures():
         require(supervised(data=data.arrays(image, label, image, labels=names)))
     with pytest.raises(ValueError, match="arrays, data of the last stage, has no test pictures"):
         require(supervised(data=data.arrays(image, label, labels=names)))
+
+
+def test_a_gate_compares_what_was_measured_on_the_same_pictures():
+    other = supervised(name="other", data=data.digits(test=400))
+    last = supervised(name="last")
+    file = Export(last, "float32", "litert")
+    for below in (last, supervised(name="same")):
+        recipe = Recipe(
+            (other, below, last) if below != last else (other, last),
+            (file,),
+            gates=(gates.max_accuracy_drop(file, below, 1), gates.min_accuracy(other, 0.5)),
+        )
+        ready.require(recipe, NORMALIZATION, 1)
+    held = (gates.max_accuracy_drop(file, other, 1),)
+    with pytest.raises(
+        ValueError, match="below stage 'other': its test pictures are not those of digits"
+    ):
+        ready.require(Recipe((other, last), (file,), gates=held), NORMALIZATION, 1)
 
 
 def test_a_start_of_another_body():

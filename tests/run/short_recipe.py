@@ -8,6 +8,7 @@ import jaxmini.losses as losses
 import jaxmini.models as models
 from jaxmini.model import with_head
 from jaxmini.recipe import Contrastive, Recipe, Supervised
+from jaxmini.run import gates
 from jaxmini.steps import sgd
 
 
@@ -41,4 +42,4 @@ def get_config() -> Recipe:
         epochs=4,
         batch_size=32,
     )
-    return Recipe(stages=(pretrain, teacher))
+    return Recipe(stages=(pretrain, teacher), gates=(gates.min_accuracy(teacher, 0.0),))

@@ -9,6 +9,7 @@ import jaxmini.models as models
 from jaxmini.compress import quantize
 from jaxmini.model import with_head
 from jaxmini.recipe import Contrastive, Distill, Export, Recipe, Supervised
+from jaxmini.run import gates
 from jaxmini.steps import adamw, sgd
 
 
@@ -64,7 +65,13 @@ def get_config() -> Recipe:
         optimizer=sgd(0.01, clip=1.0),
         batch_size=32,
     )
+    file = Export(int8, "int8", "litert", name="tiny")
     return Recipe(
         stages=(pretrain, teacher, student, int8),
-        exports=(Export(int8, "int8", "litert", name="tiny"),),
+        exports=(file,),
+        gates=(
+            gates.max_bytes(file, 100_000),
+            gates.all_integer(file),
+            gates.max_accuracy_drop(file, below=student, points=100),
+        ),
     )

@@ -21,7 +21,7 @@ index, folder, address = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 jax.distributed.initialize(
     address, 2, index, coordinator_bind_address=address, cluster_detection_method="deactivate"
 )
-from jaxmini.run import checkpoint
+from jaxmini.run import checkpoint, together
 from jaxmini.run.log import Log
 from jaxmini.run.workdir import Workdir
 
@@ -32,6 +32,7 @@ make = lambda: {"key": jax.random.key(5), "queue": jnp.arange(8.0), "step": jnp.
 state = jax.jit(make, out_shardings=places)()
 
 with Workdir.open(folder, {"recipe": 1}) as workdir:
+    assert together.told(7 + index) == 7
     log = Log(workdir.path)
     checkpoints = workdir.stage_folder("student") / "checkpoints"
     for step in (1, 2, 3):
@@ -51,6 +52,7 @@ def test_a_single_process_leads_and_waits_for_nobody():
     assert together.leads()
     together.meet("alone")
     together.agree(3, "never said")
+    assert together.told(3) == 3
 
 
 @pytest.mark.slow

@@ -63,12 +63,22 @@ class StageResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate:
-    """A bound that a file was held to, and whether it kept it; ``detail`` says both figures."""
+class Verdict:
+    """Whether a gate was kept.
 
-    name: str
+    Attributes:
+        gate: its name: ``max_bytes``.
+        of: name of the stage or file it was held against.
+        measured: the figure, with its unit: ``71,872 bytes``.
+        limit: what was asked of it: ``at most 100,000 bytes``.
+        passed: whether it was kept.
+    """
+
+    gate: str
+    of: str
+    measured: str
+    limit: str
     passed: bool
-    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +97,7 @@ class FileResult:
         latency_spread: from the 10th to the 90th percentile of those times, in ms.
         ops: how many of each operation it holds.
         checks: what was compared, and the finding (``"56,250 compared, 0 differ"``).
-        gates: the bounds it was held to.
+        float_ops: how many of each operation read or give floats.
     """
 
     name: str
@@ -101,7 +111,7 @@ class FileResult:
     latency_spread: float | None = None
     ops: dict[str, int] = dataclasses.field(default_factory=dict)
     checks: dict[str, str] = dataclasses.field(default_factory=dict)
-    gates: tuple[Gate, ...] = ()
+    float_ops: dict[str, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +171,7 @@ class Report:
         confusion_of: name of the stage or file that ``confusion`` and ``mistakes`` are of.
         fidelity: pairs of predictors that were compared.
         provenance: what was made from what.
+        gates: what was asked of the figures, and whether they kept it.
 
     Raises:
         ValueError: a name is used twice; the confusion matrix or a mistake does not fit the labels.
@@ -181,11 +192,12 @@ class Report:
     confusion_of: str = ""
     fidelity: tuple[Agreement, ...] = ()
     provenance: tuple[Link, ...] = ()
+    gates: tuple[Verdict, ...] = ()
 
     def __post_init__(self) -> None:
         stages = _unique("stage", (stage.name for stage in self.stages))
         links = _unique("link", (link.name for link in self.provenance))
-        _unique("file", (file.name for file in self.files))
+        files = _unique("file", (file.name for file in self.files))
         for stage in self.stages:
             _known(stage.against, stages, f"stage {stage.name!r} is compared against")
         for file in self.files:
@@ -193,6 +205,8 @@ class Report:
         for link in self.provenance:
             for source in link.made_from:
                 _known(source, links, f"link {link.name!r} is made from")
+        for verdict in self.gates:
+            _known(verdict.of, [*stages, *files], f"gate {verdict.gate!r} is of")
         self._check_labels()
 
     def _check_labels(self) -> None:
@@ -212,6 +226,10 @@ class Report:
     def stage(self, name: str | None) -> StageResult | None:
         """The stage of that name; None for None."""
         return next((stage for stage in self.stages if stage.name == name), None)
+
+    def file(self, name: str) -> FileResult | None:
+        """The file of that name."""
+        return next((file for file in self.files if file.name == name), None)
 
 
 def _unique(what: str, names: Iterable[str]) -> list[str]:

@@ -16,6 +16,7 @@ def markdown(report: Report) -> str:
     verdict = summary.verdict(report)
     parts += [f"{escape(verdict)}."] if verdict else []
     parts += _section("Results", [table(summary.closing(report))] if _has_rows(report) else [])
+    parts += _section("Gates", [table(summary.gates(report))] if report.gates else [])
     parts += _section("Notes", [_notes(report)] if any(s.note for s in report.stages) else [])
     parts += _section("Fidelity", [table(summary.fidelity(report))] if report.fidelity else [])
     parts += _section("Files", [block for file in report.files for block in _file(file)])
@@ -46,11 +47,6 @@ def _file(file: FileResult) -> list[str]:
         median = quantity.milliseconds(file.latency_ms)
         facts.append(f"latency of one picture: median {median}, 10th to 90th percentile {spread}")
     facts += [f"{escape(name)}: {escape(found)}" for name, found in file.checks.items()]
-    facts += [
-        f"gate {escape(gate.name)} {'passed' if gate.passed else '**failed**'}"
-        + (f": {escape(gate.detail)}" if gate.detail else "")
-        for gate in file.gates
-    ]
     blocks = [f"### {escape(file.name)}", _bullets(facts)]
     return blocks + ([table(summary.operations(file))] if file.ops else [])
 

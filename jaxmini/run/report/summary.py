@@ -1,7 +1,7 @@
 """Summary: what the figures of a report come to, as an outcome in a sentence and as tables."""
 
 from jaxmini.run.report import quantity
-from jaxmini.run.report.content import FileResult, Gate, Report, StageResult
+from jaxmini.run.report.content import FileResult, Report, StageResult
 from jaxmini.run.report.table import Column, Row, Table, without_empty
 
 _CLOSING = (
@@ -52,12 +52,13 @@ def operations(file: FileResult) -> Table:
 
 
 def headline(report: Report) -> FileResult | None:
-    """The file the outcome is about: the smallest that was evaluated and kept its bounds.
+    """The file the outcome is about: the smallest that was evaluated and passed its gates.
 
-    If none kept them, the smallest that was evaluated.
+    If none passed them, the smallest that was evaluated.
     """
+    failed = {verdict.of for verdict in report.gates if not verdict.passed}
     measured = [file for file in report.files if file.accuracy is not None]
-    kept = [file for file in measured if all(gate.passed for gate in file.gates)]
+    kept = [file for file in measured if file.name not in failed]
     return min(kept or measured, key=lambda file: file.bytes, default=None)
 
 
@@ -75,20 +76,24 @@ def outcome(report: Report) -> str:
     return f"{says}{_joined(_over(stage.accuracy, report.stage(stage.against)))}."
 
 
-def gates(report: Report) -> tuple[tuple[FileResult, Gate], ...]:
-    """Every bound of every file, with the file."""
-    return tuple((file, gate) for file in report.files for gate in file.gates)
+def gates(report: Report) -> Table:
+    """Every gate with what was measured, what was asked, and PASS or FAIL."""
+    columns = map(Column, ("gate", "of", "measured", "limit", "verdict"))
+    rows = (
+        (v.gate, v.of, v.measured, v.limit, "PASS" if v.passed else "FAIL") for v in report.gates
+    )
+    return Table(tuple(columns), (tuple(rows),))
 
 
 def verdict(report: Report) -> str:
-    """Whether the bounds were kept, and which were not; empty if there were none."""
-    bounds = gates(report)
-    if not bounds:
+    """Whether the gates were passed, and which were not; empty if there were none."""
+    number = len(report.gates)
+    if not number:
         return ""
-    failed = [f"{gate.name} of {file.name}" for file, gate in bounds if not gate.passed]
+    failed = [f"{v.gate} of {v.of}" for v in report.gates if not v.passed]
     if failed:
-        return f"{len(failed)} of {len(bounds)} gates failed: {', '.join(failed)}"
-    return "The one gate passed" if len(bounds) == 1 else f"All {len(bounds)} gates passed"
+        return f"{len(failed)} of {number} gates failed: {', '.join(failed)}"
+    return "The one gate passed" if number == 1 else f"All {number} gates passed"
 
 
 def confusions(report: Report, most: int = 5) -> tuple[tuple[str, str, int], ...]:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from jaxmini.run.report.content import Curve, FileResult, Link, Mistake, Report, StageResult
+from jaxmini.run.report.content import (
+    Curve,
+    FileResult,
+    Link,
+    Mistake,
+    Report,
+    StageResult,
+    Verdict,
+)
 from jaxmini.run.report.pictures import SIGNATURE
 
 STAGE = StageResult("teacher", "supervised", "digits")
@@ -47,7 +55,16 @@ def test_a_mistake_has_known_labels() -> None:
         Report("run", labels=("a", "b"), mistakes=(Mistake(7, 0, 2, 0.5, SIGNATURE),))
 
 
-def test_a_stage_is_found_by_name() -> None:
-    report = Report("run", stages=(STAGE,))
+def test_a_gate_is_of_a_stage_or_a_file() -> None:
+    verdict = Verdict("min_accuracy", "techer", "95%", "at least 90%", passed=True)
+    with pytest.raises(KeyError, match="gate 'min_accuracy' is of 'techer'.*mean 'teacher'"):
+        Report("run", stages=(STAGE,), gates=(verdict,))
+
+
+def test_a_stage_and_a_file_are_found_by_name() -> None:
+    file = FileResult("a.tflite", "int8", "litert", 8)
+    report = Report("run", stages=(STAGE,), files=(file,))
+    assert report.file("a.tflite") is file
+    assert report.file("b.tflite") is None
     assert report.stage("teacher") is STAGE
     assert report.stage(None) is None

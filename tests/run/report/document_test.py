@@ -3,7 +3,7 @@
 import re
 
 from jaxmini.run.report import document
-from jaxmini.run.report.content import FileResult, Gate, Report, StageResult
+from jaxmini.run.report.content import FileResult, Report, StageResult, Verdict
 
 
 def tables(text: str) -> list[list[str]]:
@@ -17,7 +17,9 @@ def cells(line: str) -> list[str]:
 
 def test_every_table_is_well_formed(sample: Report) -> None:
     found = tables(document.markdown(sample))
-    assert len(found) == 7  # results, fidelity, operations of 3 files, confusions, provenance
+    assert (
+        len(found) == 8
+    )  # results, gates, fidelity, operations of 3 files, confusions, provenance
     for lines in found:
         assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
         assert all(re.fullmatch(r" -{3}:? ", cell) for cell in cells(lines[1]))
@@ -27,6 +29,7 @@ def test_sections(sample: Report) -> None:
     text = document.markdown(sample)
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
         "Results",
+        "Gates",
         "Notes",
         "Fidelity",
         "Files",
@@ -34,14 +37,19 @@ def test_sections(sample: Report) -> None:
         "Provenance",
         "How it was made",
     ]
-    assert "gate max\\_latency **failed**: 0.142 ms, at most 0.140" in text
+    assert (
+        "| max\\_latency\\_ratio | int8-litert.tflite | 1.022 times int8-jax2tf.tflite "
+        "| at most 1.02 times int8-jax2tf.tflite | FAIL |"
+    ) in text
+    assert len(re.findall(r"\| PASS \|$", text, re.MULTILINE)) == 3
 
 
 def test_hostile_names_stay_in_their_cells() -> None:
     name = "a|b\n# c <script> `"
     stage = StageResult(name, "supervised", name, accuracy=0.5)
-    file = FileResult(name, name, name, 10, name, ops={name: 1}, gates=(Gate(name, True, name),))
-    text = document.markdown(Report(name, stages=(stage,), files=(file,)))
+    file = FileResult(name, name, name, 10, name, ops={name: 1})
+    gates = (Verdict(name, name, name, name, passed=True),)
+    text = document.markdown(Report(name, stages=(stage,), files=(file,), gates=gates))
     assert "<script" not in text
     for lines in tables(text):
         assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from jaxmini.run.report import page
-from jaxmini.run.report.content import Link, Mistake, Report, StageResult
+from jaxmini.run.report.content import Link, Mistake, Report, StageResult, Verdict
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 VOID = {"meta", "img", "br", "path", "circle", "use"}
@@ -49,6 +49,7 @@ def headings(text: str) -> list[str]:
 def test_the_page_has_every_section(sample_page: str) -> None:
     assert headings(sample_page) == [
         "Results",
+        "Gates",
         "What accuracy costs",
         "Where it is wrong",
         "Fidelity",
@@ -93,7 +94,19 @@ def test_every_figure_of_the_report_is_on_the_page(sample: Report, sample_page: 
 
 def test_a_failed_gate_is_said_at_the_top(sample_page: str) -> None:
     header = sample_page.split("</header>")[0]
-    assert '<p class="verdict failed">1 of 4 gates failed' in header
+    assert '<p class="verdict failed">1 of 4 gates failed: max_latency_ratio' in header
+
+
+def test_every_gate_is_on_the_page(sample: Report, sample_page: str) -> None:
+    (section,) = re.findall(r'<section id="gates">.*?</section>', sample_page, re.DOTALL)
+    assert re.findall(r'<li class="(\w+)"><b>(\w+)</b>', section) == [
+        *[("passed", "PASS")] * 3,
+        ("failed", "FAIL"),
+    ]
+    plain = section.replace("\N{NO-BREAK SPACE}", " ")
+    for verdict in sample.gates:
+        assert f"{verdict.gate} of {verdict.of}" in plain
+        assert f"{verdict.measured}; {verdict.limit}" in plain
 
 
 def test_names_cannot_become_tags() -> None:
@@ -110,6 +123,7 @@ def test_names_cannot_become_tags() -> None:
         confusion=((1, 2), (3, 4)),
         confusion_of=HOSTILE,
         provenance=(Link(HOSTILE, HOSTILE),),
+        gates=(Verdict(HOSTILE, HOSTILE, HOSTILE, HOSTILE, passed=False),),
     )
     text = page.html(report)
     tags = {tag for tag, _ in Reader(text).tags}
@@ -147,7 +161,7 @@ def test_no_mistakes() -> None:
 def test_only_measured_figures_are_key_figures(sample: Report) -> None:
     (file,) = sample.files[1:2]
     unknown = dataclasses.replace(file, latency_ms=None, agreement=None)
-    found = dict(page.key_figures(dataclasses.replace(sample, files=(unknown,))))
+    found = dict(page.key_figures(dataclasses.replace(sample, files=(unknown,), gates=())))
     assert found == {"accuracy": "96.11%", "size": "79.6 kB", "points over student": "−0.28"}
 
 

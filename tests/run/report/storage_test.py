@@ -69,6 +69,20 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         storage.read(tmp_path)
 
 
+def test_a_report_of_before_there_were_gates_is_read(sample: Report, tmp_path: Path) -> None:
+    storage.write(dataclasses.replace(sample, gates=()), tmp_path)
+    record = json.loads((tmp_path / "report.json").read_text())
+    del record["gates"]
+    for file in record["files"]:
+        del file["float_ops"]
+        file["gates"] = []
+    (tmp_path / "report.json").write_text(json.dumps(record | {"format": 1}))
+    read = storage.read(tmp_path)
+    assert [file.bytes for file in read.files] == [file.bytes for file in sample.files]
+    assert read.gates == ()
+    assert read.files[0].float_ops is None
+
+
 def test_no_report(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read(tmp_path)

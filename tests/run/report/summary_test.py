@@ -3,10 +3,14 @@
 import dataclasses
 
 from jaxmini.run.report import summary
-from jaxmini.run.report.content import FileResult, Gate, Report, StageResult
+from jaxmini.run.report.content import FileResult, Report, StageResult, Verdict
 
 SCRATCH = StageResult("scratch", "supervised", "digits", accuracy=0.9)
 STUDENT = StageResult("student", "distill", "digits", accuracy=0.95, against="scratch")
+
+
+def verdict(of: str, *, passed: bool) -> Verdict:
+    return Verdict("max_bytes", of, "10 bytes", "at most 20 bytes", passed)
 
 
 def test_the_closing_table_of_the_sample(sample: Report) -> None:
@@ -55,12 +59,14 @@ def test_a_file_that_lost_accuracy_says_so() -> None:
     )
 
 
-def test_the_headline_is_the_smallest_file_that_kept_its_bounds() -> None:
+def test_the_headline_is_the_smallest_file_that_passed_its_gates() -> None:
     file = FileResult("a.tflite", "int8", "litert", 1000, accuracy=0.94)
-    failed = dataclasses.replace(file, name="b", bytes=900, gates=(Gate("max_drop", False),))
+    failed = dataclasses.replace(file, name="b", bytes=900)
     unknown = dataclasses.replace(file, name="c", bytes=800, accuracy=None)
-    assert summary.headline(Report("run", files=(file, failed, unknown))) is file
-    assert summary.headline(Report("run", files=(failed, unknown))) is failed
+    gates = (verdict("a.tflite", passed=True), verdict("b", passed=False))
+    assert summary.headline(Report("run", files=(file, failed, unknown))) is failed
+    assert summary.headline(Report("run", files=(file, failed, unknown), gates=gates)) is file
+    assert summary.headline(Report("run", files=(failed, unknown), gates=gates[1:])) is failed
     assert summary.headline(Report("run", files=(unknown,))) is None
 
 
@@ -78,14 +84,36 @@ def test_nothing_is_claimed_of_a_run_that_was_not_evaluated() -> None:
 
 
 def test_the_verdict_names_what_failed(sample: Report) -> None:
-    assert summary.verdict(sample) == "1 of 4 gates failed: max_latency of int8-litert.tflite"
+    assert summary.verdict(sample) == (
+        "1 of 4 gates failed: max_latency_ratio of int8-litert.tflite"
+    )
 
 
-def test_the_verdict_of_kept_bounds() -> None:
-    gates = (Gate("max_bytes", True), Gate("max_latency", True))
-    file = FileResult("a.tflite", "int8", "litert", 10, gates=gates)
-    assert summary.verdict(Report("run", files=(file,))) == "All 2 gates passed"
+def test_the_verdict_of_gates_that_passed() -> None:
+    files = (FileResult("a.tflite", "int8", "litert", 10),)
+    gates = (verdict("a.tflite", passed=True),) * 2
+    assert summary.verdict(Report("run", files=files, gates=gates)) == "All 2 gates passed"
+    assert summary.verdict(Report("run", files=files, gates=gates[1:])) == "The one gate passed"
     assert summary.verdict(Report("run")) == ""
+
+
+def test_the_gates_are_a_row_each(sample: Report) -> None:
+    table = summary.gates(sample)
+    assert [column.name for column in table.columns] == [
+        "gate",
+        "of",
+        "measured",
+        "limit",
+        "verdict",
+    ]
+    assert [row[-1] for row in table.rows] == ["PASS", "PASS", "PASS", "FAIL"]
+    assert table.rows[0] == (
+        "max_bytes",
+        "int8-jax2tf.tflite",
+        "79,616 bytes",
+        "at most 90,000 bytes",
+        "PASS",
+    )
 
 
 def test_the_most_frequent_confusions_come_first(sample: Report) -> None:
