@@ -9,6 +9,8 @@ from pathlib import Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0 if it did what it says, 1 if it could not, 2 for bad usage.
 
+    A run that went to its end and failed a gate of its recipe ends with 3, its report written.
+    A parity that finds other numbers in the file than the trained ones ends with 3 too.
     A run that was stopped ends with 130 (Ctrl-C) or 75 (SIGTERM); the same command continues it.
     """
     options = _parse(arguments)
@@ -24,11 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Run a recipe's chain to its report, continuing whatever an earlier run has finished."""
     from jaxmini import recipe
-    from jaxmini.run import chain
+    from jaxmini.run import chain, process, together
 
     config = recipe.load(options.config, options.overrides)
     workdir = options.workdir or Path("runs") / config.name
-    chain.run(
+    report = chain.run(
         config.recipe,
         workdir,
         title=config.text.splitlines()[0],
@@ -37,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
         tensorboard=options.tensorboard,
         fresh=options.fresh,
     )
-    return 0
+    passed = report is None or all(verdict.passed for verdict in report.gates)
+    return together.told(0 if passed else process.GATE_FAILED)
 
 
 def preview(options: argparse.Namespace) -> int:
@@ -65,6 +68,32 @@ def describe(options: argparse.Namespace) -> int:
 
     print(json.dumps(describe_file(options.file), indent=2, ensure_ascii=False))
     return 0
+
+
+def benchmark(options: argparse.Namespace) -> int:
+    """Print what any .tflite file of one input costs, and how long it takes."""
+    from jaxmini.evaluate.benchmark import benchmark as measure
+    from jaxmini.inspection.tables import benchmark_text
+
+    threads = (1, options.threads)
+    measured = measure(options.file, threads=threads, kernels=options.kernels, runs=options.runs)
+    print(benchmark_text(options.file.name, measured))
+    return 0
+
+
+def parity(options: argparse.Namespace) -> int:
+    """Compare a .tflite file with the artifact it was made from: its numbers, answers and operators."""
+    from jaxmini import export
+    from jaxmini.evaluate.parity import file_parity
+    from jaxmini.inspection.pictures import pictures_of
+    from jaxmini.inspection.tables import parity_text
+    from jaxmini.run import process
+
+    artifact = export.load(options.artifact)
+    image, label, origin = pictures_of(artifact, options.artifact, options.images)
+    found = file_parity(artifact, options.file, image, label)
+    print(parity_text(options.file.name, origin, found))
+    return 0 if found.is_faithful else process.GATE_FAILED
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -103,6 +132,25 @@ def _parser() -> argparse.ArgumentParser:
     describing = commands.add_parser("describe", help=describe.__doc__)
     describing.add_argument("file", type=Path, help="a .tflite file written by jaxmini")
     describing.set_defaults(command=describe)
+
+    benchmarking = commands.add_parser("benchmark", help=benchmark.__doc__)
+    benchmarking.add_argument("file", type=Path, help="a .tflite file, whoever wrote it")
+    benchmarking.add_argument(
+        "--threads", type=int, default=4, help="time it with 1 thread and with so many (default: 4)"
+    )
+    benchmarking.add_argument("--runs", type=int, default=100, help="measured runs (default: 100)")
+    benchmarking.add_argument(
+        "--kernels", choices=("xnnpack", "optimized", "reference"), default="xnnpack"
+    )
+    benchmarking.set_defaults(command=benchmark)
+
+    comparing = commands.add_parser("parity", help=parity.__doc__)
+    comparing.add_argument("artifact", type=Path, help="a run's stages/<name>/artifact")
+    comparing.add_argument("file", type=Path, help="a .tflite file made from it")
+    comparing.add_argument(
+        "--images", type=int, default=500, help="pictures to compare on (default: 500)"
+    )
+    comparing.set_defaults(command=parity)
     return parser
 
 

@@ -29,7 +29,8 @@ ROWS = {
     "export": 3.0,
     "evaluate": 3.1,
     # time
-    "run": 4,
+    "run": 4.0,
+    "inspection": 4.1,
     # people
     "recipe": 5.0,
     "__main__": 5.1,

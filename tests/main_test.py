@@ -37,6 +37,7 @@ import jax.numpy as jnp
 
 from jaxmini import data, losses, steps
 from jaxmini.recipe import Recipe, Supervised
+from jaxmini.run import gates
 
 
 class Linear(nn.Module):
@@ -66,7 +67,7 @@ def get_config():
         epochs=4,
         batch_size=32,
     )
-    return Recipe((net,))
+    return Recipe((net,), gates=(gates.min_accuracy(net, 0.05),))
 '''
 
 
@@ -121,6 +122,30 @@ def test_a_run_writes_its_report_into_the_folder_of_the_config_s_name(config, ca
     assert "net: finished by an earlier run" in capsys.readouterr().out
     assert main(["run", config, "--fresh", "net.epochs=2"]) == 0
     assert "net: 4 steps of 32 pictures" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_a_gate_is_3_and_has_its_report(config, capsys):
+    assert main(["run", config, "gates.0.accuracy=1"]) == 3
+    folder = Path("runs") / Path(config).stem
+    said = capsys.readouterr()
+    assert re.search(r"^min_accuracy +net +\d+\.\d+% +at least 100% +FAIL$", said.out, re.MULTILINE)
+    assert "1 of 1 gates failed: min_accuracy of net\n" in said.out
+    assert said.out.endswith(f"report: {folder.absolute() / 'report.html'}\n")
+    assert said.err == ""
+    (verdict,) = json.loads((folder / "report.json").read_text())["gates"]
+    assert verdict.pop("measured").endswith("%")
+    assert verdict == {
+        "gate": "min_accuracy",
+        "of": "net",
+        "limit": "at least 100%",
+        "passed": False,
+    }
+
+    assert main(["run", config]) == 0
+    said = capsys.readouterr().out
+    assert "net: finished by an earlier run" in said
+    assert "The one gate passed\n" in said
+    assert "gates.0.accuracy expects float" in failed(capsys, "run", config, "gates.0.accuracy=a")
 
 
 @pytest.mark.parametrize("place", [0, 2, 3])

@@ -45,11 +45,14 @@ class Correspondence(NamedTuple):
         pairs: every group that computes, and its operator; None where the file has none.
         extra: operators that compute and belong to no group.
         output_agrees: whether the file's output comes from where the plan's does.
+        operands: by the name of each group with an operator, the tensors the operator reads for the
+            group's operands, in their order; constants are left out.
     """
 
     pairs: list[tuple[Group, Op | None]]
     extra: list[Op]
     output_agrees: bool
+    operands: dict[str, tuple[int, ...]]
 
 
 def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
@@ -66,6 +69,7 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
     walk = _Walk(file)
     roots: dict[Value, Roots] = {plan.program.input: (file.inputs[0],)}
     pairs: list[tuple[Group, Op | None]] = []
+    operands: dict[str, tuple[int, ...]] = {}
     for group in plan.groups:
         sources = [roots[value] for value in group.inputs if not plan.is_constant(value)]
         op = None if isinstance(group, Move) else walk.take(group, sources, frozen)
@@ -74,9 +78,11 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
         else:
             pairs.append((group, op))
             left = () if op is None else (op.outputs[0],)
+            if op is not None:
+                operands[group.name] = walk.operands(op, sources)
         roots |= dict.fromkeys(group.outputs, left)
     output_agrees = walk.roots(file.outputs[0]) == roots[plan.output]
-    return Correspondence(pairs, walk.left, output_agrees)
+    return Correspondence(pairs, walk.left, output_agrees, operands)
 
 
 def kernel_of(file: File, op: Op) -> np.ndarray:
@@ -113,10 +119,20 @@ class _Walk:
 
     def sources(self, op: Op) -> list[Roots]:
         """Where the numbers an operator computes with come from, sorted: sums may be swapped."""
-        operands = op.inputs if op.name in OPERATORS[Elementwise] else op.inputs[:1]
-        return sorted(
-            self.roots(index) for index in operands if self.file.tensors[index].data is None
+        return sorted(self.roots(index) for index in self.read(op))
+
+    def operands(self, op: Op, sources: list[Roots]) -> tuple[int, ...]:
+        """The tensors an operator computes with, in the order of the sources they come from."""
+        left = self.read(op)
+        return tuple(
+            left.pop(next(i for i, tensor in enumerate(left) if self.roots(tensor) == source))
+            for source in sources
         )
+
+    def read(self, op: Op) -> list[int]:
+        """The tensors an operator computes with that are not constants."""
+        operands = op.inputs if op.name in OPERATORS[Elementwise] else op.inputs[:1]
+        return [index for index in operands if self.file.tensors[index].data is None]
 
     def roots(self, tensor: int) -> Roots:
         producer = self.producers.get(tensor)

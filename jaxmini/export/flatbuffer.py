@@ -26,6 +26,10 @@ DTYPES = {
     6: np.dtype(np.bool_),
     7: np.dtype(np.int16),
     9: np.dtype(np.int8),
+    10: np.dtype(np.float64),
+    12: np.dtype(np.uint64),
+    15: np.dtype(np.uint32),
+    16: np.dtype(np.uint16),
 }
 
 
@@ -41,6 +45,8 @@ class Tensor:
         zero_point: int64, as many as scales.
         axis: dimension of the channels that ``scale`` counts.
         data: the stored elements in its shape; None for what is computed while the file runs.
+        dynamic: the dimensions whose size is known only when the file runs; ``shape`` says 1 there.
+        buffer: where the elements are stored; tensors of one buffer share them.
     """
 
     name: str
@@ -50,6 +56,8 @@ class Tensor:
     zero_point: np.ndarray
     axis: int
     data: np.ndarray | None
+    dynamic: tuple[int, ...] = ()
+    buffer: int = 0
 
     @property
     def is_quantized(self) -> bool:
@@ -97,30 +105,19 @@ def read(source: Path | str | bytes) -> File:
         source: a path, or the bytes themselves.
 
     Raises:
-        ValueError: not a .tflite file, cut short, or of more than one subgraph.
+        ValueError: not a .tflite file, cut short, or of more than one subgraph; names the file.
         ImportError: ai-edge-litert is not installed.
     """
     content, where = contents(source)
     model = load(content, where)
     try:
-        if len(model.subgraphs) != 1:
-            raise ValueError(f"{where}: has {len(model.subgraphs)} subgraphs; one is expected")
-        graph = model.subgraphs[0]
-        return File(
-            tensors=tuple(_tensor(model, tensor) for tensor in graph.tensors),
-            ops=tuple(
-                Op(op_name(model, op), _indices(op.inputs), _indices(op.outputs), _activation(op))
-                for op in graph.operators
-            ),
-            inputs=_indices(graph.inputs),
-            outputs=_indices(graph.outputs),
-            metadata={
-                entry.name.decode(): _bytes(model, entry.buffer) for entry in model.metadata or ()
-            },
-            size=len(content),
-        )
+        file = _file(model, len(content))
+        _check_indices(file)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     except (TypeError, IndexError, KeyError, AttributeError) as error:
         raise ValueError(f"{where}: the .tflite file is damaged or cut short ({error})") from error
+    return file
 
 
 def contents(source: Path | str | bytes) -> tuple[bytes, str]:
@@ -186,6 +183,37 @@ def constant(model: Any, tensor: Any) -> np.ndarray | None:
     return np.frombuffer(content, dtype).reshape(shape)
 
 
+def _file(model: Any, size: int) -> File:
+    if len(model.subgraphs) != 1:
+        raise ValueError(f"has {len(model.subgraphs)} subgraphs; one is expected")
+    graph = model.subgraphs[0]
+    return File(
+        tensors=tuple(_tensor(model, tensor) for tensor in graph.tensors),
+        ops=tuple(
+            Op(op_name(model, op), _indices(op.inputs), _indices(op.outputs), _activation(op))
+            for op in graph.operators
+        ),
+        inputs=_indices(graph.inputs),
+        outputs=_indices(graph.outputs),
+        metadata={
+            entry.name.decode(): _bytes(model, entry.buffer) for entry in model.metadata or ()
+        },
+        size=size,
+    )
+
+
+def _check_indices(file: File) -> None:
+    count = len(file.tensors)
+    required = [*file.inputs, *file.outputs, *(index for op in file.ops for index in op.outputs)]
+    optional = [index for op in file.ops for index in op.inputs]  # -1: absent
+    wrong = [i for i in required if not 0 <= i < count]
+    wrong += [i for i in optional if not -1 <= i < count]
+    if wrong:
+        raise ValueError(
+            f"the .tflite file is damaged (it names tensor {wrong[0]}; there are {count})"
+        )
+
+
 def _names(enumeration: type) -> dict[int, str]:
     return {number: name for name, number in vars(enumeration).items() if isinstance(number, int)}
 
@@ -199,6 +227,7 @@ def _tensor(model: Any, tensor: Any) -> Tensor:
     quantization = tensor.quantization
     scale = None if quantization is None else quantization.scale
     quantized = scale is not None and len(scale) > 0
+    signature = [] if tensor.shapeSignature is None else tensor.shapeSignature
     return Tensor(
         name=tensor.name.decode(),
         shape=_shape(tensor),
@@ -207,6 +236,8 @@ def _tensor(model: Any, tensor: Any) -> Tensor:
         zero_point=np.asarray(quantization.zeroPoint if quantized else [], np.int64),
         axis=quantization.quantizedDimension if quantized else 0,
         data=constant(model, tensor),
+        dynamic=tuple(np.flatnonzero(np.asarray(signature) < 0).tolist()),
+        buffer=tensor.buffer,
     )
 
 

@@ -45,13 +45,19 @@ def describe_file(source: Path | str | bytes) -> dict[str, Json]:
         ``dtype``, how they are read), ``variant``, ``backend``, ``provenance``.
 
     Raises:
-        ValueError: not a .tflite file, or one that jaxmini did not write.
+        ValueError: not a .tflite file, or one that jaxmini did not write, or damaged; names the file.
     """
     file = flatbuffer.read(source)
+    _, where = flatbuffer.contents(source)
     if NAME not in file.metadata:
-        _, where = flatbuffer.contents(source)
         raise ValueError(
             f"{where}: holds no {NAME!r} metadata, so how its input and output are read is unknown; "
             "it was not written by jaxmini.export.tflite"
         )
-    return json.loads(file.metadata[NAME])
+    try:
+        description = json.loads(file.metadata[NAME])
+    except ValueError as error:
+        raise ValueError(f"{where}: its {NAME!r} metadata is damaged ({error})") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{where}: its {NAME!r} metadata is damaged (no names are in it)")
+    return description

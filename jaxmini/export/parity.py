@@ -22,7 +22,7 @@ class ParityError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How many stored numbers were compared, and found equal.
+    """How many stored numbers were compared.
 
     Attributes:
         groups: of the plan, each with its operator in the file.
@@ -52,11 +52,24 @@ def check(source: File | Path | str | bytes, plan: Plan, frozen: Frozen) -> Pari
             too many; lists all differences.
         ValueError: not a .tflite file.
     """
-    comparison = _Comparison(source if isinstance(source, File) else read(source), plan, frozen)
-    if differences := list(comparison.differences()):
+    compared, differences = differing(source, plan, frozen)
+    if differences:
         lines = "\n".join(f"  {line}" for line in differences)
         raise ParityError(f"the file is not the frozen network:\n{lines}")
-    return Parity(**comparison.compared)
+    return compared
+
+
+def differing(
+    source: File | Path | str | bytes, plan: Plan, frozen: Frozen
+) -> tuple[Parity, tuple[str, ...]]:
+    """How many stored numbers were compared, and a line for each difference; arguments as of ``check``.
+
+    Raises:
+        ValueError: not a .tflite file.
+    """
+    comparison = _Comparison(source if isinstance(source, File) else read(source), plan, frozen)
+    differences = tuple(comparison.differences())
+    return Parity(**comparison.compared), differences
 
 
 class _Comparison:

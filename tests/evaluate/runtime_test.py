@@ -118,3 +118,11 @@ def test_a_file_that_does_not_say_how_it_is_read_is_refused(integer_file: Path):
     model.metadata = []
     with pytest.raises(ValueError, match=f"no '{metadata.NAME}' metadata"):
         tflite_predict(flatbuffer.dump(model))
+
+
+def test_metadata_that_contradicts_the_file_is_refused(integer_file: Path):
+    content = metadata.write(integer_file.read_bytes(), {"input": {"encoding": "pixel"}})
+    with pytest.raises(ValueError, match="its int8 input takes 'pixel'; damaged"):
+        tflite_predict(content)
+    with pytest.raises(ValueError, match="takes None; damaged"):
+        tflite_predict(metadata.write(content, {"input": "gone"}))

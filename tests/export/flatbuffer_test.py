@@ -76,3 +76,23 @@ def test_a_file_without_our_metadata_is_told_so(integer_bytes: bytes, tmp_path: 
     path.write_bytes(edited(integer_bytes, lambda model, graph: setattr(model, "metadata", [])))
     with pytest.raises(ValueError, match=r"foreign.tflite: holds no 'jaxmini' metadata"):
         metadata.describe_file(path)
+
+
+@pytest.mark.parametrize("text", [b'{"labels": [', b"\xff{}", b"[1, 2]"])
+def test_damaged_metadata_is_told_with_the_file(text: bytes, integer_bytes: bytes, tmp_path: Path):
+    def damage(model: Any, graph: Any) -> None:
+        (entry,) = [entry for entry in model.metadata if entry.name == metadata.NAME.encode()]
+        model.buffers[entry.buffer].data = np.frombuffer(text, np.uint8)
+
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(edited(integer_bytes, damage))
+    with pytest.raises(ValueError, match=r"damaged\.tflite: its 'jaxmini' metadata is damaged"):
+        metadata.describe_file(path)
+
+
+def test_tensors_that_are_not_there_are_refused(integer_bytes: bytes):
+    def one_too_far(model: Any, graph: Any) -> None:
+        find(model, "ADD").inputs[1] = len(graph.tensors)
+
+    with pytest.raises(ValueError, match="model bytes: .*damaged .it names tensor"):
+        read(edited(integer_bytes, one_too_far))

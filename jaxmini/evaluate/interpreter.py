@@ -1,0 +1,100 @@
+"""Interpreter: a .tflite file that runs, with the kernels named, on arrays as the file itself takes them."""
+
+import enum
+from pathlib import Path
+
+import numpy as np
+
+from jaxmini.evaluate import native
+from jaxmini.export import converter, flatbuffer
+
+
+class Kernels(enum.StrEnum):
+    """Which implementation of the operators runs.
+
+    ``XNNPACK`` is what an application gets on a CPU, ``OPTIMIZED`` the interpreter's own code without it,
+    ``REFERENCE`` the plain code that the kernels of microcontrollers follow.
+    """
+
+    XNNPACK = "xnnpack"
+    OPTIMIZED = "optimized"
+    REFERENCE = "reference"
+
+
+class Interpreter:
+    """One interpreter of a file with one input and one output.
+
+    Attributes:
+        file: what the file holds.
+        input, output: its tensors in ``file``.
+
+    Raises:
+        ValueError: not a .tflite file, one cut short, one with several inputs or outputs or a dimension
+            other than the batch left open, unknown kernels, threads below 1; names the file.
+        ImportError: the interpreter is not installed.
+    """
+
+    def __init__(
+        self,
+        source: Path | str | bytes,
+        *,
+        kernels: Kernels | str = Kernels.XNNPACK,
+        threads: int = 1,
+        keep_all: bool = False,
+    ) -> None:
+        if threads < 1:
+            raise ValueError(f"tflite: threads is {threads}; it must be at least 1")
+        kernels = known_kernels(kernels)
+        converter.require("ai_edge_litert", "litert")
+        content, where = flatbuffer.contents(source)
+        self.file = flatbuffer.read(source)
+        require_single(self.file, where)
+        self.input = self.file.tensors[self.file.inputs[0]]
+        self.output = self.file.tensors[self.file.outputs[0]]
+        try:
+            self._native = native.interpreter(content, kernels.value, threads, keep_all)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{where}: the interpreter refuses the file: {error}") from error
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """The file's output for an array of its input's shape and dtype."""
+        self._native.set_tensor(self.file.inputs[0], inputs)
+        self._native.invoke()
+        return self.tensor(self.file.outputs[0])
+
+    def tensor(self, index: int) -> np.ndarray:
+        """A tensor of the file after ``run``; one between operators only with ``keep_all``."""
+        return self._native.get_tensor(index)
+
+
+def known_kernels(kernels: Kernels | str) -> Kernels:
+    """The kernels of that name.
+
+    Raises:
+        ValueError: there are none; lists those there are.
+    """
+    try:
+        return Kernels(kernels)
+    except ValueError:
+        known = ", ".join(repr(kind.value) for kind in Kernels)
+        raise ValueError(f"tflite: kernels {kernels!r} are unknown; there are {known}") from None
+
+
+def require_single(file: flatbuffer.File, where: str) -> None:
+    """Check that a file maps one array to one, of sizes that are known but for the batch.
+
+    Raises:
+        ValueError: it does not; names the file and the tensor.
+    """
+    for what, indices in (("input", file.inputs), ("output", file.outputs)):
+        if len(indices) != 1:
+            raise ValueError(f"{where}: has {len(indices)} {what}s; one is expected")
+    for tensor in file.tensors:
+        if any(axis > 0 for axis in tensor.dynamic):
+            raise ValueError(
+                f"{where}: tensor {tensor.name!r} has a size that is known only when the file runs "
+                f"(dimensions {list(tensor.dynamic)} of {list(tensor.shape)}); only the batch may be "
+                "open: convert the model again with a fixed input shape"
+            )
+        if min(tensor.shape, default=1) < 0:
+            raise ValueError(f"{where}: tensor {tensor.name!r} has the shape {list(tensor.shape)}")

@@ -1,0 +1,212 @@
+"""Parity: an artifact beside a file made from it: stored numbers, answers of all kernels, operators."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.simulation import simulate
+from jaxmini.compress.quantize.transform import is_quantized, make_plan
+from jaxmini.evaluate import native
+from jaxmini.evaluate.accuracy import accuracy, predict_all
+from jaxmini.evaluate.deviation import Deviation, deviation
+from jaxmini.evaluate.fidelity import agreement
+from jaxmini.evaluate.interpreter import Kernels, require_single
+from jaxmini.evaluate.operators import OperatorParity, operator_parity
+from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
+from jaxmini.export import flatbuffer
+from jaxmini.export.artifact import Artifact, predict
+from jaxmini.export.parity import Parity, differing
+from jaxmini.export.tflite import integer_form
+
+BATCH = 64  # pictures at a time through the network
+OPERATOR_IMAGES = 16
+
+# The kernels whose operators are looked at one by one: those of an application and the plainest.
+LOOKED_INTO = (Kernels.XNNPACK, Kernels.REFERENCE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The numbers that an int8 file stores, beside the trained ones.
+
+    Attributes:
+        compared: how many of each kind.
+        differences: a line for each number or list of numbers that differs; empty for a faithful file.
+    """
+
+    compared: Parity
+    differences: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """One kind of kernels' answers beside the network's, on the same pictures.
+
+    Attributes:
+        agreement: share of the pictures with the same first class, 0..1.
+        accuracy: share of the labelled pictures answered rightly, 0..1; None without labels.
+        largest_difference: of two logits.
+        deviation: of the integers; None for a file of float logits.
+        operators: every operator beside the simulation of it, of the kernels that were looked into.
+    """
+
+    agreement: float
+    accuracy: float | None
+    largest_difference: float
+    deviation: Deviation | None
+    operators: tuple[OperatorParity, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FileParity:
+    """A file beside the artifact it was made from.
+
+    Attributes:
+        images, labelled: how many pictures were answered, and how many of them have a label.
+        operator_images: with how many of them operators were compared.
+        accuracy: of the network itself: the integer simulation for an int8 file, else the float one.
+        stored: the numbers in the file; None for a float file.
+        answers: of the file, by kernels.
+    """
+
+    images: int
+    labelled: int
+    operator_images: int
+    accuracy: float | None
+    stored: Stored | None
+    answers: Mapping[Kernels, Answers]
+
+    @property
+    def is_faithful(self) -> bool:
+        """Whether every stored number is the trained one (nothing is known of a float file's)."""
+        return self.stored is None or not self.stored.differences
+
+
+def file_parity(
+    artifact: Artifact,
+    source: Path | str | bytes,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    operator_images: int = OPERATOR_IMAGES,
+) -> FileParity:
+    """Compare a file with the artifact it should be, in every way there is.
+
+    The file is run once in a process of its own first: a damaged one may crash the interpreter.
+
+    Args:
+        artifact: the trained network; of an int8 file a quantized one.
+        source: path or bytes of a file that ``jaxmini.export.tflite`` wrote.
+        images: uint8 [N, H, W, C], N >= 1.
+        labels: int [N], -1 where there is none.
+        operator_images: how many of the images operators are compared with, at least 1.
+
+    Raises:
+        ValueError: not such a file, one that the interpreter refuses or crashes on, one of another input
+            or of other classes, or an int8 file beside a network that is not quantized.
+    """
+    content, where = flatbuffer.contents(source)
+    file = flatbuffer.read(source)
+    _require_fitting(file, where, artifact, images)
+    if operator_images < 1:
+        raise ValueError(f"file_parity: operator_images is {operator_images}; at least 1 is needed")
+    for kernels in Kernels:
+        native.require_runs(content, where, kernels.value)
+    if file.tensors[file.outputs[0]].dtype != np.int8:
+        expected = predict_all(predict(artifact), images, BATCH)
+        return _compared(source, expected, images, labels)
+    plan, frozen = integer_form(artifact)
+    for kernels in LOOKED_INTO:
+        native.require_runs(content, where, kernels.value, keep_all=True)
+    whole = _compared(source, _simulated(artifact, frozen, images), images, labels)
+    looked = images[:operator_images]
+    answers = {
+        kernels: dataclasses.replace(
+            found, operators=operator_parity(source, plan, frozen, looked, kernels=kernels)
+        )
+        if kernels in LOOKED_INTO
+        else found
+        for kernels, found in whole.answers.items()
+    }
+    stored = Stored(*differing(file, plan, frozen))
+    return dataclasses.replace(whole, operator_images=len(looked), stored=stored, answers=answers)
+
+
+def _compared(
+    source: Path | str | bytes, expected: np.ndarray, images: np.ndarray, labels: np.ndarray | None
+) -> FileParity:
+    """The answers of all kernels beside those expected: float logits, or int8 of a file of integers."""
+    labelled = np.flatnonzero(labels >= 0) if labels is not None else np.array([], int)
+
+    def accuracy_of(logits: np.ndarray) -> float | None:
+        return accuracy(logits[labelled], labels[labelled]) if len(labelled) else None
+
+    answers = {kernels: _answers(source, kernels, expected, images) for kernels in Kernels}
+    return FileParity(
+        images=len(images),
+        labelled=len(labelled),
+        operator_images=0,
+        accuracy=accuracy_of(expected),
+        stored=None,
+        answers={
+            kernels: dataclasses.replace(found, accuracy=accuracy_of(logits))
+            for kernels, (found, logits) in answers.items()
+        },
+    )
+
+
+def _answers(
+    source: Path | str | bytes, kernels: Kernels, expected: np.ndarray, images: np.ndarray
+) -> tuple[Answers, np.ndarray]:
+    """One kind of kernels beside what is expected, without accuracy; and its answers themselves."""
+    apart, step = None, 1.0
+    if expected.dtype == np.int8:
+        found = tflite_integers(source, kernels=kernels)(images)
+        apart = deviation(expected, found)
+        output = flatbuffer.read(source)
+        step = float(output.tensors[output.outputs[0]].scale[0])
+    else:
+        found = tflite_predict(source, kernels=kernels)(images)
+    largest = float(np.max(np.abs(found.astype(np.float64) - expected)))
+    return Answers(agreement(expected, found), None, step * largest, apart), found
+
+
+def _simulated(artifact: Artifact, frozen: Frozen, images: np.ndarray) -> np.ndarray:
+    """What the integer file should answer, int8 [N, classes]."""
+    batch = min(BATCH, len(images))
+    plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(batch))
+    run = jax.jit(functools.partial(simulate, plan, frozen))
+    pixels = (images.astype(np.int16) - 128).astype(np.int8)
+    return predict_all(lambda part: run(jnp.asarray(part)), pixels, batch).astype(np.int8)
+
+
+def _require_fitting(
+    file: flatbuffer.File, where: str, artifact: Artifact, images: np.ndarray
+) -> None:
+    require_single(file, where)
+    stored, answered = (file.tensors[indices[0]] for indices in (file.inputs, file.outputs))
+    if stored.shape[1:] != artifact.input_shape:
+        raise ValueError(
+            f"{where}: takes {list(stored.shape)}, the artifact pictures {list(artifact.input_shape)}"
+        )
+    if artifact.labels and answered.shape[1:] != (len(artifact.labels),):
+        raise ValueError(
+            f"{where}: answers {list(answered.shape)}, the artifact {len(artifact.labels)} classes"
+        )
+    if answered.dtype == np.int8 and not is_quantized(artifact.model):
+        raise ValueError(
+            f"{where}: computes in int8, and the artifact's network was trained in float: give the "
+            "artifact of the stage that trained in integers"
+        )
+    if images.dtype != np.uint8 or images.shape[1:] != artifact.input_shape or not len(images):
+        raise ValueError(
+            "file_parity: expected uint8 pictures "
+            f"[N, {', '.join(map(str, artifact.input_shape))}], N >= 1, "
+            f"got {images.dtype}{list(images.shape)}"
+        )

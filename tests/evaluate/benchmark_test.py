@@ -1,0 +1,97 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxmini.evaluate.benchmark import benchmark
+from jaxmini.evaluate.file_cost import file_cost
+from jaxmini.evaluate.interpreter import Kernels
+from jaxmini.evaluate.runtime import latency
+from tests.evaluate.conftest import without_metadata
+from tests.export.tampering import edited, find
+
+
+@pytest.mark.parametrize("kernels", list(Kernels))
+def test_a_file_of_another_converter_is_measured(kernels: Kernels, integer_path: Path):
+    content = without_metadata(integer_path.read_bytes())
+    found = benchmark(content, threads=(1, 2), kernels=kernels, warmup=1, runs=7)
+    assert found.cost == file_cost(content)
+    assert list(found.latencies) == [1, 2]
+    for timed in found.latencies.values():
+        assert 0 < timed.low <= timed.median <= timed.high
+        assert timed.runs == 7
+
+
+def test_the_input_is_of_the_file_s_own_kind(float_path: Path, integer_path: Path):
+    assert latency(without_metadata(float_path.read_bytes()), runs=3, warmup=0).median > 0
+    assert latency(without_metadata(integer_path.read_bytes()), runs=3, warmup=0).median > 0
+
+
+def test_the_same_number_of_threads_is_timed_once(integer_path: Path):
+    assert list(benchmark(integer_path, threads=(1, 1), runs=2).latencies) == [1]
+
+
+def test_bad_arguments_are_refused_before_anything_runs(tmp_path: Path):
+    missing = tmp_path / "missing.tflite"
+    for threads in ((0,), (1, 0), ()):
+        with pytest.raises(ValueError, match="each must be at least 1"):
+            benchmark(missing, threads=threads)
+    with pytest.raises(ValueError, match="runs is 0"):
+        benchmark(missing, runs=0)
+    with pytest.raises(ValueError, match="'xnpack' are unknown"):
+        benchmark(missing, kernels="xnpack")
+    with pytest.raises(FileNotFoundError):
+        benchmark(missing)
+
+
+def test_a_negative_warmup_is_refused(integer_path: Path):
+    with pytest.raises(ValueError, match="warmup is -1"):
+        latency(integer_path, warmup=-1)
+
+
+def no_second_term(model: Any, graph: Any) -> None:
+    find(model, "ADD").inputs[1] = -1  # XNNPACK reads it without a look
+
+
+def no_stride(model: Any, graph: Any) -> None:
+    find(model, "CONV_2D").builtinOptions.strideW = 0
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [(no_second_term, r"crashes on the file \(SIG"), (no_stride, "refuses the file: .*stride")],
+)
+def test_a_file_that_kills_the_interpreter_is_a_message(
+    tamper: Callable, message: str, integer_path: Path, tmp_path: Path
+):
+    path = tmp_path / "deadly.tflite"
+    path.write_bytes(edited(integer_path.read_bytes(), tamper))
+    with pytest.raises(ValueError, match=rf"deadly\.tflite: the interpreter {message}"):
+        benchmark(path, runs=1)
+
+
+def test_no_damage_ends_this_process(integer_path: Path, tmp_path: Path):
+    """Bytes of the tables and not of the weights are changed; what is still a file is measured."""
+    content, rng, said = integer_path.read_bytes(), np.random.default_rng(3), []
+    path = tmp_path / "damaged.tflite"
+    for _ in range(25):
+        damaged = bytearray(content)
+        place = rng.choice([rng.integers(0, 500), rng.integers(len(content) - 3000, len(content))])
+        damaged[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            benchmark(path, runs=1, warmup=0)
+        except ValueError as error:
+            said.append(str(error))
+    assert len(said) > 3
+    assert all("damaged.tflite: " in message for message in said)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.9])
+def test_a_file_cut_short_is_refused(part: float, integer_path: Path, tmp_path: Path):
+    content, path = integer_path.read_bytes(), tmp_path / "cut.tflite"
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(ValueError, match=r"cut\.tflite: "):
+        benchmark(path)

@@ -1,0 +1,101 @@
+"""The commands ``benchmark`` and ``parity``: what they print, and how they end."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxmini.__main__ import main
+from jaxmini.export import Artifact, save, tflite
+from tests.evaluate.conftest import Plain, without_metadata
+from tests.export.conftest import SHAPE, make, quantized
+from tests.export.tampering import change, edited, find
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "that of these tests")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    pictures = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), dtype=np.uint8)
+    return make(quantized(Plain()), pictures)
+
+
+@pytest.fixture(scope="module")
+def content(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("files") / "net.tflite"
+    return tflite(artifact, path, variant="int8", backend="litert").path.read_bytes()
+
+
+def failed(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def test_benchmark_prints_the_figures_of_any_file(content: bytes, capsys: pytest.CaptureFixture):
+    Path("net.tflite").write_bytes(without_metadata(content))
+    arguments = ["--threads", "2", "--runs", "5", "--kernels", "reference"]
+    assert main(["benchmark", "net.tflite", *arguments]) == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["parameters", "1,382"] in said
+    assert ["multiply-accumulates", "36,472"] in said
+    assert ["FULLY_CONNECTED", "1", "120"] in said
+    assert ["time", "of", "one", "run,", "reference"] in [line[:5] for line in said]
+    for threads in (["1", "thread"], ["2", "threads"]):
+        (timed,) = [line for line in said if line[:2] == threads]
+        assert timed[-1] == "5"
+
+
+def test_benchmark_refuses_in_one_message(content: bytes, capsys: pytest.CaptureFixture):
+    Path("net.tflite").write_bytes(content)
+    assert "each must be at least 1" in failed(capsys, "benchmark", "net.tflite", "--threads", "0")
+    assert "runs is 0" in failed(capsys, "benchmark", "net.tflite", "--runs", "0")
+    assert "missing.tflite" in failed(capsys, "benchmark", "missing.tflite")
+    Path("noise.tflite").write_bytes(np.random.default_rng(0).bytes(200))
+    assert "noise.tflite: not a .tflite file" in failed(capsys, "benchmark", "noise.tflite")
+    with pytest.raises(SystemExit):
+        main(["benchmark", "net.tflite", "--kernels", "xnpack"])
+
+
+def test_parity_of_a_faithful_file(
+    artifact: Artifact, content: bytes, capsys: pytest.CaptureFixture
+):
+    save(artifact, "artifact")
+    Path("net.tflite").write_bytes(content)
+    assert main(["parity", "artifact", "net.tflite", "--images", "10"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("net.tflite on 10 pictures: random pictures (no test split: ")
+    assert "stored numbers: all as trained (7 groups" in said
+    (xnnpack,) = [line.split() for line in said.splitlines() if line.startswith("xnnpack")]
+    assert xnnpack == ["xnnpack", "100.00%", "–", "0", "LSB", "100", *"–––––"]
+    assert "no operator deviates" in said
+
+
+def test_parity_of_a_changed_file_is_3_and_says_where(
+    artifact: Artifact, content: bytes, capsys: pytest.CaptureFixture
+):
+    def tamper(model: Any, graph: Any) -> None:
+        change(model, graph.tensors[find(model, "CONV_2D", 1).inputs[1]], slice(0, 30), 127)
+
+    save(artifact, "artifact")
+    Path("net.tflite").write_bytes(edited(content, tamper))
+    assert main(["parity", "artifact", "net.tflite", "--images", "4"]) == 3
+    said = capsys.readouterr().out
+    assert "stored numbers: not as trained" in said
+    assert "the first deviation is at operator 2 CONV_2D, Plain/Conv_2:conv: by at most" in said
+
+
+def test_parity_refuses_in_one_message(
+    artifact: Artifact, content: bytes, capsys: pytest.CaptureFixture
+):
+    save(artifact, "artifact")
+    Path("net.tflite").write_bytes(content[:300])
+    assert "net.tflite: " in failed(capsys, "parity", "artifact", "net.tflite")
+    assert "holds no artifact" in failed(capsys, "parity", "nowhere", "net.tflite")
+    assert "images is 0" in failed(capsys, "parity", "artifact", "net.tflite", "--images", "0")
