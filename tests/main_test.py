@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import flax.linen as nn
@@ -218,6 +219,14 @@ def test_a_traceback_is_shown_to_who_asks(config, capsys, monkeypatch):
     assert said.endswith("jaxmini: " + said.splitlines()[-1].removeprefix("jaxmini: ") + "\n")
 
 
+@pytest.fixture
+def _in_the_foreground() -> Iterator[None]:
+    """A shell starts what runs in the background with Ctrl-C ignored, and Python leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
@@ -225,6 +234,7 @@ def test_a_traceback_is_shown_to_who_asks(config, capsys, monkeypatch):
         (signal.SIGTERM, 75, "jaxmini: stage 'net' was told to stop and saved step 3; "),
     ],
 )
+@pytest.mark.usefixtures("_in_the_foreground")
 def test_a_run_that_is_stopped_goes_on_later(config, capsys, monkeypatch, number, code, message):
     progress = Log.progress
     handler = signal.getsignal(number)
