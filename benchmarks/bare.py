@@ -1,8 +1,10 @@
 """Bare: the training of four of jaxmini's steps written out by hand in plain JAX, flax and optax.
 
-What someone would write who needs this one step and no other: no metrics, no placement, no choice.
+What someone would write who needs this one step and no other: no metrics, no choice. ``jit`` and ``pmap``
+place it.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
@@ -160,15 +162,39 @@ def resnet_int8(
 
 
 def _step(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> Step:
-    def step(state: State, frozen: PyTree, batch: dict) -> tuple[State, Array]:
+    def step(
+        state: State, frozen: PyTree, batch: dict, axis: str | None = None
+    ) -> tuple[State, Array]:
         params, rest, opt_state, key = state
         key, own = jax.random.split(key)
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, rest), grads = gradient(params, rest, frozen, own, batch)
+        if axis is not None:
+            loss, rest, grads = jax.lax.pmean((loss, rest, grads), axis)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), rest, opt_state, key), loss
 
+    return step
+
+
+def jit(step: Step) -> Step:
+    """On one device, compiled."""
     return jax.jit(step, donate_argnums=0)
+
+
+def pmap(step: Step) -> Step:
+    """On one device, as a program of several that hold the same state and a part of the batch each."""
+    mapped = jax.pmap(
+        functools.partial(step, axis="batch"),
+        "batch",
+        in_axes=(None, None, 0),
+        out_axes=None,
+        devices=jax.devices()[:1],
+        donate_argnums=0,
+    )
+    return lambda state, frozen, batch: mapped(
+        state, frozen, {name: value[None] for name, value in batch.items()}
+    )
 
 
 def _train(net: nn.Module, params: PyTree, stats: PyTree, x: Array) -> tuple[Array, PyTree]:

@@ -33,6 +33,7 @@ from jaxmini.models import mobilenet  # noqa: E402
 from jaxmini.recipe import Supervised  # noqa: E402
 from jaxmini.run.report.table import Column, Table  # noqa: E402
 from jaxmini.steps import sgd  # noqa: E402
+from jaxmini.steps.placement import PLACEMENTS  # noqa: E402
 
 MAINS = (cold_start, convolutions, cpu, pretraining, settings, step_overhead, students)
 
@@ -99,13 +100,14 @@ class TestPage:
         assert str(tmp_path) not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("kind", step_overhead.KINDS, ids=lambda kind: kind.__name__)
-def test_the_step_by_hand_trains_as_jaxmini_does(kind):
+def test_the_step_by_hand_trains_as_jaxmini_does(kind, placement):
     """With a view that draws nothing both ways see the same pictures: the losses must agree."""
     shape = dataclasses.replace(step_overhead.TINY, steps=6)
     scene = kind(shape, data.identity())
-    by_hand = step_overhead.by_hand(scene, shape)
-    placed = step_overhead.placed(scene, shape, "jit")
+    by_hand = step_overhead.by_hand(scene, shape, placement)
+    placed = step_overhead.placed(scene, shape, placement)
     first, second = [(float(by_hand()), float(placed())) for _ in range(2)]
     assert first[0] == pytest.approx(first[1], rel=1e-4)
     assert second[0] == pytest.approx(second[1], rel=1e-4)
