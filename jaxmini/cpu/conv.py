@@ -146,9 +146,8 @@ def _warn_of_compiled(what: str) -> None:
 
 def _compiled() -> int:
     """How many compiled programs for this platform hold a convolution."""
-    if (
-        not xla_bridge.backends_are_initialized()
-    ):  # asking for one would start it, with its settings
+    # Asking for a backend would start it, with its settings.
+    if not xla_bridge.backends_are_initialized():
         return 0
     programs = jax.extend.backend.get_backend("cpu").live_executables()
     return sum(

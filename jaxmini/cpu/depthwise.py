@@ -11,9 +11,9 @@ from jaxmini.cpu.dense import product
 from jaxmini.cpu.phases import Taps, interleave
 from jaxmini.cpu.window import meetings, pad, parts, positions, window
 
-# Below so many values of the gradient the plain sum costs little, and it compiles three times faster.
+# Below so many values of the gradient the plain sum costs little, and it compiles faster.
 SMALL = 1 << 15
-# Parts of a batch that a filter gradient adds up first; 4 and 16 are slower, 16 takes longer to compile.
+# Parts of a batch that a filter gradient adds up first; more take longer to compile, and to run.
 SLABS = 8
 
 

@@ -2,7 +2,7 @@
 
 F(2x2, 3x3) of Lavin & Gray (2016), "Fast Algorithms for Convolutional Neural Networks", section 4.1: tiles of
 4x4 pixels that overlap by two, the kernel carried into the same space, sixteen matrix products, and back to
-2x2 results. In float32 its error is that of a plain sum.
+2x2 results. In float32 its error is of the size of a plain sum's.
 """
 
 import itertools
