@@ -52,7 +52,8 @@ def test_a_negative_warmup_is_refused(integer_path: Path):
 
 
 def no_second_term(model: Any, graph: Any) -> None:
-    find(model, "ADD").inputs[1] = -1  # XNNPACK reads it without a look
+    # XNNPACK reads it without a look: what lies there decides whether it crashes or sees that it cannot run.
+    find(model, "ADD").inputs[1] = -1
 
 
 def no_stride(model: Any, graph: Any) -> None:
@@ -61,14 +62,17 @@ def no_stride(model: Any, graph: Any) -> None:
 
 @pytest.mark.parametrize(
     ("tamper", "message"),
-    [(no_second_term, r"crashes on the file \(SIG"), (no_stride, "refuses the file: .*stride")],
+    [
+        (no_second_term, r"crashes on the file \(SIG|refuses the file: "),
+        (no_stride, "refuses the file: .*stride"),
+    ],
 )
 def test_a_file_that_kills_the_interpreter_is_a_message(
     tamper: Callable, message: str, integer_path: Path, tmp_path: Path
 ):
     path = tmp_path / "deadly.tflite"
     path.write_bytes(edited(integer_path.read_bytes(), tamper))
-    with pytest.raises(ValueError, match=rf"deadly\.tflite: the interpreter {message}"):
+    with pytest.raises(ValueError, match=rf"deadly\.tflite: the interpreter ({message})"):
         benchmark(path, runs=1)
 
 
