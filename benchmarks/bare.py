@@ -1,7 +1,7 @@
-"""Bare: the training of four of jaxmini's steps written out by hand in plain JAX, flax and optax.
+"""Bare: the mathematics of four of jaxmini's steps written out by hand in plain JAX, flax and optax.
 
-What someone would write who needs this one step and no other: no metrics, no choice. ``jit`` and ``pmap``
-place it.
+What someone would write who needs this one step and no other, without a choice: each example's view is keyed
+by its epoch and id, and the step returns what a training logs. ``jit`` and ``pmap`` place it.
 """
 
 import functools
@@ -15,10 +15,11 @@ import optax
 from jaxmini.data import View
 from jaxmini.state import Array, PyTree
 
-# (params, everything else that changes, optimizer state, key), frozen, batch -> the same, loss
+# (params, everything else that changes, optimizer state, key), frozen, batch -> the same, metrics
 State = tuple[PyTree, PyTree, PyTree, Array]
-Step = Callable[[State, PyTree, dict], tuple[State, Array]]
-LossFn = Callable[[PyTree, PyTree, PyTree, Array, dict], tuple[Array, PyTree]]
+Metrics = dict[str, Array]
+Step = Callable[[State, PyTree, dict], tuple[State, Metrics]]
+LossFn = Callable[[PyTree, PyTree, PyTree, Array, dict], tuple[Array, tuple[PyTree, Metrics]]]
 
 
 class Headed(nn.Module):
@@ -37,10 +38,13 @@ class Pictures:
     def __init__(self, view: View, mean: float, std: float) -> None:
         self.view, self.mean, self.std = view, mean, std
 
-    def __call__(self, key: Array, image: Array) -> Array:
-        image = jax.vmap(self.view)(
-            jax.random.split(key, len(image)), image.astype(jnp.float32) / 255
-        )
+    def __call__(self, key: Array, batch: dict, number: int = 0) -> Array:
+        def one(image: Array, example: Array, epoch: Array) -> Array:
+            own = jax.random.fold_in(jax.random.fold_in(stream, epoch), example)
+            return self.view(own, image.astype(jnp.float32) / 255)
+
+        stream = jax.random.fold_in(key, number)
+        image = jax.vmap(one)(batch["image"], batch["id"], batch["epoch"])
         return (image - self.mean) / self.std
 
 
@@ -49,10 +53,12 @@ def supervised(net: nn.Module, pictures: Pictures, optimizer: optax.GradientTran
 
     def loss_fn(
         params: PyTree, stats: PyTree, frozen: PyTree, key: Array, batch: dict
-    ) -> tuple[Array, PyTree]:
-        logits, stats = _train(net, params, stats, pictures(key, batch["image"]))
+    ) -> tuple[Array, tuple[PyTree, Metrics]]:
+        logits, stats = _train(net, params, stats, pictures(key, batch))
         log_probs = jax.nn.log_softmax(logits)
-        return -jnp.mean(jnp.take_along_axis(log_probs, batch["label"][:, None], axis=1)), stats
+        loss = -jnp.mean(jnp.take_along_axis(log_probs, batch["label"][:, None], axis=1))
+        right = jnp.argmax(logits, axis=1) == batch["label"]
+        return loss, (stats, {"accuracy": _share(right)})
 
     return _step(loss_fn, optimizer)
 
@@ -64,16 +70,17 @@ def contrastive(
 
     def loss_fn(
         params: PyTree, stats: PyTree, frozen: PyTree, key: Array, batch: dict
-    ) -> tuple[Array, PyTree]:
-        first, second = jax.random.split(key)
-        views = [pictures(first, batch["image"]), pictures(second, batch["image"])]
+    ) -> tuple[Array, tuple[PyTree, Metrics]]:
+        views = [pictures(key, batch, number) for number in range(2)]
         z, stats = _train(net, params, stats, jnp.concatenate(views))
         z = z / jnp.linalg.norm(z, axis=1, keepdims=True)
         similarity = z @ z.T / temperature
         similarity = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, similarity)
         positive = jnp.roll(jnp.arange(len(z)), len(z) // 2)
         log_probs = jax.nn.log_softmax(similarity)
-        return -jnp.mean(jnp.take_along_axis(log_probs, positive[:, None], axis=1)), stats
+        loss = -jnp.mean(jnp.take_along_axis(log_probs, positive[:, None], axis=1))
+        nearest = jnp.argmax(similarity, axis=1) == positive
+        return loss, (stats, {"accuracy": _share(nearest)})
 
     return _step(loss_fn, optimizer)
 
@@ -89,10 +96,11 @@ def distill(
 
     def loss_fn(
         params: PyTree, stats: PyTree, frozen: PyTree, key: Array, batch: dict
-    ) -> tuple[Array, PyTree]:
-        x = pictures(key, batch["image"])
+    ) -> tuple[Array, tuple[PyTree, Metrics]]:
+        x = pictures(key, batch)
         logits, stats = _train(net, params, stats, x)
-        return _kl(logits, teacher.apply(frozen, x, train=False), temperature), stats
+        target = teacher.apply(frozen, x, train=False)
+        return _kl(logits, target, temperature), (stats, _agreement(logits, target))
 
     return _step(loss_fn, optimizer)
 
@@ -114,11 +122,12 @@ def distill_int8(
 
     def loss_fn(
         params: PyTree, ranges: PyTree, frozen: PyTree, key: Array, batch: dict
-    ) -> tuple[Array, PyTree]:
-        x = pictures(key, batch["image"])
+    ) -> tuple[Array, tuple[PyTree, Metrics]]:
+        x = pictures(key, batch)
         pixel = 1 / (255 * pictures.std), jnp.round(255 * pictures.mean) - 128
         logits, ranges = resnet_int8(params, stats, strides, ranges, x, pixel)
-        return _kl(logits, teacher.apply(frozen, x, train=False), temperature), ranges
+        target = teacher.apply(frozen, x, train=False)
+        return _kl(logits, target, temperature), (ranges, _agreement(logits, target))
 
     return _step(loss_fn, optimizer)
 
@@ -164,15 +173,16 @@ def resnet_int8(
 def _step(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> Step:
     def step(
         state: State, frozen: PyTree, batch: dict, axis: str | None = None
-    ) -> tuple[State, Array]:
+    ) -> tuple[State, Metrics]:
         params, rest, opt_state, key = state
-        key, own = jax.random.split(key)
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, rest), grads = gradient(params, rest, frozen, own, batch)
+        (loss, (rest, metrics)), grads = gradient(params, rest, frozen, key, batch)
+        metrics = {"loss": loss, **metrics}
         if axis is not None:
-            loss, rest, grads = jax.lax.pmean((loss, rest, grads), axis)
+            metrics, rest, grads = jax.lax.pmean((metrics, rest, grads), axis)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), rest, opt_state, key), loss
+        return (optax.apply_updates(params, updates), rest, opt_state, key), metrics
 
     return step
 
@@ -207,6 +217,14 @@ def _kl(student: Array, teacher: Array, temperature: float) -> Array:
     log_q = jax.nn.log_softmax(student / temperature)
     log_p = jax.nn.log_softmax(jax.lax.stop_gradient(teacher) / temperature)
     return temperature**2 * jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
+
+
+def _agreement(student: Array, teacher: Array) -> Metrics:
+    return {"agreement": _share(jnp.argmax(student, axis=1) == jnp.argmax(teacher, axis=1))}
+
+
+def _share(right: Array) -> Array:
+    return jnp.mean(right.astype(jnp.float32))
 
 
 def _at(tree: PyTree, path: tuple[str, ...]) -> PyTree:

@@ -103,14 +103,15 @@ class TestPage:
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("kind", step_overhead.KINDS, ids=lambda kind: kind.__name__)
 def test_the_step_by_hand_trains_as_jaxmini_does(kind, placement):
-    """With a view that draws nothing both ways see the same pictures: the losses must agree."""
+    """Both draw the same views of the same pictures: the losses must agree."""
     shape = dataclasses.replace(step_overhead.TINY, steps=6)
-    scene = kind(shape, data.identity())
+    scene = kind(shape)
     by_hand = step_overhead.by_hand(scene, shape, placement)
     placed = step_overhead.placed(scene, shape, placement)
     first, second = [(float(by_hand()), float(placed())) for _ in range(2)]
-    assert first[0] == pytest.approx(first[1], rel=1e-4)
-    assert second[0] == pytest.approx(second[1], rel=1e-4)
+    near = 1e-3 if kind is step_overhead.int8 else 1e-4  # one tie rounded the other way
+    assert first[0] == pytest.approx(first[1], rel=near)
+    assert second[0] == pytest.approx(second[1], rel=near)
     assert abs(second[0] - first[0]) > 1e-3 * abs(first[0]), "nothing was trained"
 
 
