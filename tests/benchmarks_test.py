@@ -20,9 +20,11 @@ from benchmarks import (  # noqa: E402
     cold_start,
     convolutions,
     cpu,
+    export,
     page,
     pairs,
     pretraining,
+    quantization,
     settings,
     step_overhead,
     students,
@@ -35,7 +37,17 @@ from jaxmini.run.report.table import Column, Table  # noqa: E402
 from jaxmini.steps import sgd  # noqa: E402
 from jaxmini.steps.placement import PLACEMENTS  # noqa: E402
 
-MAINS = (cold_start, convolutions, cpu, pretraining, settings, step_overhead, students)
+MAINS = (
+    cold_start,
+    convolutions,
+    cpu,
+    export,
+    pretraining,
+    quantization,
+    settings,
+    step_overhead,
+    students,
+)
 
 
 def tiny(name: str, *, seed: int = 0) -> Supervised:

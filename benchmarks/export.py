@@ -1,0 +1,275 @@
+"""Export: every net of the zoo as an integer file, at the size it is made for.
+
+    python -m benchmarks.export
+
+Nothing is trained: weights are as initialised, BatchNorm has random factors (a tenth of them negative) and
+the statistics of the pictures, which are smooth noise; ranges are calibrated on as many. Such a net's logits
+lie close together, so steps of the output's grid (LSB) say more than which class is first. Each int8 file is
+compared, number by number, with what was frozen (the export refuses a difference), and its logits with the
+integer simulation. Latency is that of one picture on one thread, a median; parameters and MACs
+are the float net's.
+"""
+
+import dataclasses
+import functools
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from benchmarks import page
+from jaxmini import models
+from jaxmini.compress import quantize
+from jaxmini.data import Normalization
+from jaxmini.evaluate.accuracy import predict_all
+from jaxmini.evaluate.cost import cost
+from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers
+from jaxmini.export import distance
+from jaxmini.export.artifact import Artifact
+from jaxmini.export.flatbuffer import File, Op, read
+from jaxmini.export.tflite import Exported, integer_form, tflite
+from jaxmini.model import Variables, from_linen
+from jaxmini.run.report.quantity import milliseconds, short
+from jaxmini.run.report.table import Column, Row, Table
+from jaxmini.state import PyTree
+
+CLASSES = 100
+NORMALIZATION = Normalization(0.5, 0.25)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A net, and the side of its pictures in pixels."""
+
+    name: str
+    net: nn.Module
+    side: int
+
+
+ZOO = (
+    Case("ResNet-20", models.resnet_cifar(20, CLASSES), 32),
+    Case("ResNet-56", models.resnet_cifar(56, CLASSES), 32),
+    Case("ResNet-18, CIFAR stem", models.resnet18(CLASSES, stem="cifar"), 32),
+    Case("ResNet-18", models.resnet18(CLASSES, stem="imagenet"), 96),
+    Case("ResNet-50", models.resnet50(CLASSES, stem="imagenet"), 224),
+    Case("MobileNetV2", models.mobilenet_v2(CLASSES), 96),
+    Case("MobileNetV2", models.mobilenet_v2(CLASSES), 224),
+    Case("MobileNetV4-Conv-S", models.mobilenet_v4_conv_s(CLASSES), 96),
+    Case("MobileNetV4-Conv-S", models.mobilenet_v4_conv_s(CLASSES), 224),
+    Case("ViT-Ti, patch 16", models.vit_tiny(CLASSES, patch=16), 96),
+    Case("ViT-Ti, patch 16", models.vit_tiny(CLASSES, patch=16), 224),
+)
+TINY = (Case("small ResNet", models.small_resnet(CLASSES, stem_width=8, widths=(8, 16)), 16),)
+COLUMNS = (
+    Column("net"),
+    *(
+        Column(name, is_quantity=True)
+        for name in (
+            "px",
+            "parameters",
+            "MACs",
+            "operators",
+            "of them float",
+            "integers compared",
+            "float32 file",
+            "int8 file",
+            "float32, latency",
+            "int8, latency",
+            "ratio",
+            "LSB, XNNPACK",
+            "LSB, reference",
+            "conversion",
+        )
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was measured of a net.
+
+    Attributes:
+        case: which net.
+        params, macs: of the float net.
+        files: what was written, by variant.
+        milliseconds: median latency, by variant.
+        conversion: seconds that writing the int8 file took.
+        float_ops: how many operators of the int8 file read or give floats.
+        apart: how far its logits are from the simulation's, by kernels.
+    """
+
+    case: Case
+    params: int
+    macs: int
+    files: Mapping[str, Exported]
+    milliseconds: Mapping[str, float]
+    conversion: float
+    float_ops: int
+    apart: Mapping[Kernels, distance.Distance]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export net by net, and show the table after each; 1 where a convolutional net is not exact."""
+    options = _parser().parse_args(arguments)
+    cases = TINY if options.quick else [c for c in ZOO if (options.only or "") in c.name]
+    pictures = 4 if options.quick else options.pictures
+    done: list[Found] = []
+    for case in cases:
+        done.append(measured(case, pictures, options.backend))
+        page.show(shown(done, options), page.given(arguments), write=options.write)
+    exact = all(found.apart[Kernels.XNNPACK].largest == 0 for found in done if not found.float_ops)
+    return 0 if exact else 1
+
+
+def measured(case: Case, pictures: int, backend: str) -> Found:
+    """Both files of a net, written and run."""
+    images = smooth_noise(pictures, (case.side, case.side, 3))
+    floats, integers = artifacts(case, images)
+    price = cost(floats.model, floats.input_shape)
+    with tempfile.TemporaryDirectory() as folder:
+        files, medians, conversion = {}, {}, 0.0
+        for variant, artifact in (("float32", floats), ("int8", integers)):
+            began = time.perf_counter()
+            path = Path(folder) / f"{variant}.tflite"
+            files[variant] = tflite(artifact, path, variant=variant, backend=backend)
+            conversion = time.perf_counter() - began
+            medians[variant] = latency(path).median
+        expected = simulated(integers, images)
+        apart = {
+            kernels: distance.compare(
+                expected, predict_all(tflite_integers(path, kernels=kernels), images).astype(int)
+            )
+            for kernels in (Kernels.XNNPACK, Kernels.REFERENCE)
+        }
+        file = read(path)
+    return Found(
+        case, price.params, price.macs, files, medians, conversion, _float_ops(file), apart
+    )
+
+
+def artifacts(case: Case, images: np.ndarray) -> tuple[Artifact, Artifact]:
+    """The net with statistics of the pictures, in float and calibrated for integers."""
+    model, inputs = from_linen(case.net), NORMALIZATION(jnp.asarray(images))
+    variables = with_statistics(case.net, jax.jit(model.init)(jax.random.key(0), inputs), inputs)
+    grid = quantize.Grid(np.float32(NORMALIZATION.scale), np.int32(NORMALIZATION.zero_point))
+    network = quantize.quantize(model, input_grid=grid)
+    calibrated = quantize.calibrate(network, variables, [inputs])
+    labels = tuple(str(number) for number in range(CLASSES))
+    make = functools.partial(
+        Artifact, labels=labels, normalization=NORMALIZATION, input_shape=images.shape[1:]
+    )
+    return make(model=model, variables=variables), make(model=network, variables=calibrated)
+
+
+def with_statistics(net: nn.Module, variables: Variables, inputs: jax.Array) -> Variables:
+    """Variables whose BatchNorms have random factors and shifts, and the statistics of these inputs."""
+    rng = np.random.default_rng(0)
+
+    def drawn(path: tuple, leaf: jax.Array) -> jax.Array:
+        name, owner = (getattr(key, "key", "") for key in (path[-1], path[-2]))
+        if owner != "bn":
+            return leaf
+        if name == "bias":
+            return jnp.asarray(rng.normal(0, 0.2, leaf.shape), leaf.dtype)
+        factor = rng.normal(1.0, 0.3, leaf.shape)
+        return jnp.asarray(np.where(rng.random(leaf.shape) < 0.1, -factor, factor), leaf.dtype)
+
+    params = jax.tree_util.tree_map_with_path(drawn, variables["params"])
+    if "batch_stats" not in variables:
+        return {"params": params}
+
+    @jax.jit
+    def updated(statistics: PyTree) -> PyTree:
+        given = {"params": params, "batch_stats": statistics}
+        return net.apply(given, inputs, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+    # A running average moves from what is there towards the batch's own; two of them tell that.
+    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    of_zeros, of_ones = updated(zeros), updated(jax.tree.map(jnp.ones_like, zeros))
+    own = jax.tree.map(lambda zero, one: zero / (1 - (one - zero)), of_zeros, of_ones)
+    return {"params": params, "batch_stats": own}
+
+
+def simulated(artifact: Artifact, images: np.ndarray) -> np.ndarray:
+    """The integer simulation's logits, one picture at a time."""
+    plan, frozen = integer_form(artifact)
+    run = jax.jit(functools.partial(quantize.simulate, plan, frozen))
+    pixels = (images.astype(np.int16) - 128).astype(np.int8)
+    return np.concatenate([np.asarray(run(jnp.asarray(one[None]))) for one in pixels]).astype(int)
+
+
+def smooth_noise(number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Pictures of blurred noise over the whole range of pixels, uint8 [number, *shape]."""
+    rng, (height, width, channels) = np.random.default_rng(1), shape
+    noise = rng.normal(size=(number, height, width, channels))
+    smooth = ndimage.gaussian_filter(noise, (0, height / 16, width / 16, 0))
+    low, high = smooth.min((1, 2, 3), keepdims=True), smooth.max((1, 2, 3), keepdims=True)
+    return np.round(255 * (smooth - low) / (high - low)).astype(np.uint8)
+
+
+def shown(done: Sequence[Found], options: page.argparse.Namespace) -> page.Page:
+    """The page of the nets that are done."""
+    plain = [found for found in done if not found.float_ops]
+    exact = [found for found in plain if found.apart[Kernels.XNNPACK].largest == 0]
+    return page.Page(
+        name="export",
+        title="The zoo as integer files",
+        method=f"{page.method(__doc__)} Back end: {options.backend}; {options.pictures} pictures.",
+        table=Table(COLUMNS, (tuple(map(_row, done)),)),
+        findings=(
+            "0 stored integers differ.",
+            f"{len(plain)} of {len(done)} files hold no float operator; "
+            f"{len(exact)} of these equal the simulation bit for bit on XNNPACK.",
+        ),
+    )
+
+
+def _row(found: Found) -> Row:
+    float32, int8 = found.files["float32"], found.files["int8"]
+    compared = sum(dataclasses.asdict(int8.parity).values())
+    return (
+        found.case.name,
+        str(found.case.side),
+        short(found.params),
+        short(found.macs),
+        str(sum(int8.ops.values())),
+        str(found.float_ops),
+        f"{compared:,}",
+        short(float32.bytes, "B"),
+        short(int8.bytes, "B"),
+        *(milliseconds(found.milliseconds[variant]) for variant in ("float32", "int8")),
+        f"{found.milliseconds['int8'] / found.milliseconds['float32']:.2f}",
+        *(_apart(found.apart[kernels]) for kernels in (Kernels.XNNPACK, Kernels.REFERENCE)),
+        f"{found.conversion:.1f} s",
+    )
+
+
+def _apart(apart: distance.Distance) -> str:
+    return f"{apart.largest}" + (f" ({100 * apart.share:.1f} %)" if apart.largest else "")
+
+
+def _float_ops(file: File) -> int:
+    def is_float(op: Op) -> bool:
+        tensors = (file.tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0)
+        return any(tensor.dtype.kind == "f" for tensor in tensors)
+
+    return sum(map(is_float, file.ops))
+
+
+def _parser() -> page.argparse.ArgumentParser:
+    parser = page.parser("export", __doc__.splitlines()[0])
+    parser.add_argument("--only", help="nets with this in their name")
+    parser.add_argument("--pictures", type=int, default=64, help="to run (default: 64)")
+    parser.add_argument("--backend", choices=("litert", "jax2tf"), default="litert")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
