@@ -1,4 +1,4 @@
-"""Pairs: two or more ways of doing one thing, timed by turns and compared by their medians.
+"""Pairs: two or more ways of doing one thing, timed by turns and compared round for round.
 
 The load of a machine comes and goes; ways that take turns share it, and CPU time leaves most of it out.
 """
@@ -35,11 +35,12 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How many times as long a way takes as another.
+    """How many times as long a way takes as another, round for round: what the machine does meanwhile is
+    in both.
 
     Attributes:
-        median: the one median over the other.
-        low, high: quartiles of the ratios of single rounds: what the machine adds to the median.
+        median: of the rounds' ratios.
+        low, high: their quartiles: what the machine adds to the median.
     """
 
     median: float
@@ -75,8 +76,8 @@ def alternate(
 def ratio(of: Sequence[float], to: Sequence[float]) -> Ratio:
     """The ratio of two ways' seconds, round for round."""
     rounds = [a / b for a, b in zip(of, to, strict=True)]
-    low, _, high = statistics.quantiles(rounds, n=4, method="inclusive")
-    return Ratio(statistics.median(of) / statistics.median(to), low, high)
+    low, median, high = statistics.quantiles(rounds, n=4, method="inclusive")
+    return Ratio(median, low, high)
 
 
 def rows(what: str, timings: Mapping[str, Timing]) -> tuple[Row, ...]:

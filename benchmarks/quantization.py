@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compared(case: Case, batch: int, rounds: int) -> tuple[tuple[Row, ...], float]:
-    """The rows of both steps of a net, and the ratio of their CPU medians."""
+    """The rows of both steps of a net, and the ratio of their CPU times."""
     scenes = {FLOAT: cpu.supervised(case.net, batch), INT8: quantized(case.net, batch)}
     programs = {name: cpu.compiled(scene, rule=True) for name, scene in scenes.items()}
     ways = {name: program.train for name, program in programs.items()}

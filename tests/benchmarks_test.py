@@ -80,9 +80,14 @@ class TestPairs:
         assert min(timing.wall) >= 0.03
         assert max(timing.cpu) < 0.02
 
-    def test_ratio_is_of_the_medians_and_its_middle_half_of_the_rounds(self):
+    def test_a_ratio_is_of_rounds_and_not_of_medians(self):
         found = pairs.ratio((2.0, 4.0, 100.0), (1.0, 4.0, 4.0))
-        assert found == pairs.Ratio(median=1.0, low=1.5, high=13.5)
+        assert found == pairs.Ratio(median=2.0, low=1.5, high=13.5)
+
+    def test_a_machine_that_slows_down_moves_no_ratio(self):
+        slower = [1.0, 2.0, 4.0, 8.0, 16.0]
+        found = pairs.ratio([1.1 * seconds for seconds in slower], slower)
+        assert found.low == pytest.approx(found.high) == pytest.approx(1.1)
 
     @pytest.mark.parametrize("wrong", [{"rounds": 1}, {"calls": 0}])
     def test_too_few_turns_are_refused(self, wrong):
