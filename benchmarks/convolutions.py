@@ -8,8 +8,8 @@ where they are RGB). The path is the rule's formulation. XLA and jaxmini are com
 `jaxmini.cpu.install()`. PyTorch is eager, in two memory layouts, each on one thread and on all cores, its
 threads told to sleep while they wait for each other (`OMP_WAIT_POLICY=passive`); the lowest median of these
 counts. Its borders are as wide on every side, where XLA's of stride 2 are not. All keep freed memory
-(`jaxmini.cpu.keep_freed_memory`) and take turns. Ratios are medians over the rounds, of CPU time of all threads; the error
-is the rule's largest difference from XLA's result, over the largest number of that.
+(`jaxmini.cpu.keep_freed_memory`) and take turns. Ratios are medians over the rounds, of CPU time of all
+threads; the error is the rule's largest difference from XLA's result, over the largest number of that.
 """
 
 import dataclasses

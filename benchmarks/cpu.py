@@ -7,11 +7,11 @@ with Nesterov's momentum, no augmentation. XLA and jaxmini are one step, compile
 `jaxmini.cpu.install()`, from one state: their first losses must agree to a thousandth. PyTorch is a net like
 it, of as many parameters, eager, in the better of two memory layouts, on all cores, its threads told to sleep
 while they wait for each other (`OMP_WAIT_POLICY=passive`). On one thread it needs less CPU time and more wall
-time; jaxmini's, on all cores, over that is shown beside it. distill and int8 are jaxmini's
-own steps, of a student of the named net and a teacher as in configs/fashion_mnist.py, with their view. All
-keep freed memory (`jaxmini.cpu.keep_freed_memory`). The ways take turns; a ratio is the median over the rounds
-of jaxmini's CPU time, all threads, over the other's, or of wall time where it says so. Memory is what a program needs besides its arguments;
-compiling has tracing in it, and no cache.
+time; jaxmini's, on all cores, over that is shown beside it. distill and int8 are jaxmini's own steps, of a
+student of the named net and a teacher as in configs/fashion_mnist.py, with their view. All keep freed memory
+(`jaxmini.cpu.keep_freed_memory`). The ways take turns; a ratio is the median over the rounds of jaxmini's CPU
+time, all threads, over the other's, or of wall time where it says so. Memory is what a program needs besides
+its arguments; compiling has tracing in it, and no cache.
 """
 
 import dataclasses

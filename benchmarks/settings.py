@@ -4,7 +4,8 @@
 
 A setting must be in place before the first computation, so each has a process of its own, and these take
 turns. All make the float32 updates of `benchmarks.cpu`, with jaxmini's convolutions; a process tells its own
-CPU time, wall time and page faults. Ratios are medians over the rounds, to the first setting, which is jax as it is.
+CPU time, wall time and page faults. Ratios are medians over the rounds, to the first setting, which is jax as
+it is.
 """
 
 import argparse
