@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmini.cpu import convolution, dense, depthwise, paired, winograd
+from jaxmini.cpu import convolution, dense, depthwise, paired, turned, winograd
 from jaxmini.cpu.convolution import Convolution, Pair
 from jaxmini.cpu.window import meetings
 
@@ -27,6 +27,12 @@ PLAIN = (None, (None, None), (lax.Precision.DEFAULT, lax.Precision.DEFAULT))
 
 # A kernel, or a filter gradient's result, of at most so many taps is written out tap by tap.
 MOST_TAPS = 49
+
+# Formulations that go over the batch in a loop.
+LOOPS = (winograd.forward, winograd.filter_gradient, turned.filter_gradient)
+
+# The layout of a left operand whose features are last already.
+TURNED = (0, 3, 1, 2)
 
 # So many products of a pixel and a tap are written out one by one; more take long to compile.
 MOST_PRODUCTS = 200
@@ -86,7 +92,7 @@ def choose(
         choice = _depthwise(c)
     else:
         choice = _depthwise_filter(c)
-    if partitioned and choice.formulation in (winograd.forward, winograd.filter_gradient):
+    if partitioned and choice.formulation in LOOPS:
         choice = Choice(f"{choice.why}, cut over devices by XLA")
     return dataclasses.replace(choice, convolution=c)
 
@@ -117,9 +123,12 @@ def _dense_filter(c: Convolution) -> Choice:
     if c.rhs_dilation != (1, 1):
         return Choice("a strided filter gradient", dense.filter_by_columns, True)
     choice = _winograd(c, c.out, c.kernel, c.features, (c.batch, c.out_features))
-    if choice.formulation is None:
+    if choice.formulation is not None:
+        return Choice(choice.why, winograd.filter_gradient, True)
+    pictures = c.features * math.prod(c.size) * c.batch
+    if c.layouts[0] == TURNED or c.stride != (1, 1) or pictures < turned.WORTH:
         return choice
-    return Choice(choice.why, winograd.filter_gradient, True)
+    return Choice("a filter gradient of few features", turned.filter_gradient, True)
 
 
 def _winograd(c: Convolution, kernel: Pair, out: Pair, examples: int, features: Pair) -> Choice:

@@ -52,3 +52,11 @@ def parts(x: jax.Array, count: int) -> jax.Array:
     if rest:
         x = lax.pad(x, jnp.zeros((), x.dtype), ((0, rest, 0), *((0, 0, 0),) * (x.ndim - 1)))
     return x.reshape(count, size, *x.shape[1:])
+
+
+def room(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """An array for a loop to fill, of the dtype of the [N, ...] that it reads.
+
+    Zeros would wait for nothing: XLA makes those of all loops at once, before the first.
+    """
+    return jnp.broadcast_to(0 * x.reshape(-1)[:1].reshape((1,) * len(shape)), shape)

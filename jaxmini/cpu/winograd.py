@@ -16,7 +16,7 @@ from jax import lax
 
 from jaxmini.cpu.convolution import Convolution, Pair
 from jaxmini.cpu.dense import product
-from jaxmini.cpu.window import pad, parts, window
+from jaxmini.cpu.window import pad, parts, room, window
 
 Grid = list[list[jax.Array]]
 
@@ -33,24 +33,40 @@ PART, FILTER_PART = 1 << 18, 1 << 20
 
 def forward(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:
     """The convolution; also an input gradient at stride 1, whose kernel comes turned over."""
-    kernels = _constant(_G2, w) @ w.reshape(9, -1)
-    kernels = kernels.reshape(4, 4, c.features, c.out_features)
+    kernels = _kernels(x, w).reshape(4, 4, c.features, c.out_features)
     pictures = parts(x, _count(x, c.out_features, PART))
-    y = lax.map(lambda part: _results(part, kernels, c), pictures)
+
+    def fill(part: jax.Array, y: jax.Array) -> jax.Array:
+        return lax.dynamic_update_index_in_dim(y, _results(pictures[part], kernels, c), part, 0)
+
+    shape = *pictures.shape[:2], *c.out, c.out_features
+    y = lax.fori_loop(0, len(pictures), fill, room(x, shape))
     return y.reshape(-1, *c.out, c.out_features)[: c.batch]
 
 
 def filter_gradient(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:
     """The gradient to the kernel: the transpose of each of the three steps."""
-    count = _count(x, c.out_features, FILTER_PART)
+    # In a loop nothing is done before the gradients are there: tiles would wait in memory for them.
+    count = min(len(x), max(2, _count(x, c.out_features, FILTER_PART)))
     pictures, gradients = parts(x, count), parts(g, count)
 
     def add(part: jax.Array, total: jax.Array) -> jax.Array:
-        return total + _products(pictures[part], gradients[part], c)
+        before = jnp.where(part == 0, 0, total)
+        return before + _products(pictures[part], gradients[part], c)
 
-    first = _products(pictures[0], gradients[0], c)
-    total = lax.fori_loop(1, count, add, first) if count > 1 else first
+    total = lax.fori_loop(0, count, add, room(g, (16, c.batch, c.out_features)))
     return (_constant(_G2, g).T @ total.reshape(16, -1)).reshape(3, 3, c.batch, c.out_features)
+
+
+def _kernels(x: jax.Array, w: jax.Array) -> jax.Array:
+    """The kernel in the tiles' space, [16, C * D]; only once the pictures are there, as ``room`` says."""
+    taps, matrix = w.reshape(9, -1), _constant(_G2, w).reshape(4, 4, 9)
+
+    def fill(row: jax.Array, kernels: jax.Array) -> jax.Array:
+        return lax.dynamic_update_index_in_dim(kernels, matrix[row] @ taps, row, 0)
+
+    kernels = lax.fori_loop(0, 4, fill, room(x, (4, 4, taps.shape[1])))
+    return kernels.reshape(16, -1)
 
 
 def _results(x: jax.Array, kernels: jax.Array, c: Convolution) -> jax.Array:

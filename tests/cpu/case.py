@@ -128,6 +128,7 @@ NETS = {
     "3x3, stride 2, many": net(4, 128, 3, 256, stride=2),
     "3x3, wide": net(8, 256, 3, 256, batch=1),
     "3x3, large": net(32, 64, 3, 64, batch=18),
+    "3x3, few features, large": net(32, 16, 3, 16, batch=17),
     "patches": net(16, 3, 4, 24, stride=4, padding="VALID"),
     "few patches": net(8, 3, 4, 24, stride=4, padding="VALID"),
     "patches with a rest": net(18, 3, 4, 24, stride=4, padding="VALID"),
