@@ -96,6 +96,24 @@ def parity(options: argparse.Namespace) -> int:
     return 0 if found.is_faithful else process.GATE_FAILED
 
 
+def demo(options: argparse.Namespace) -> int:
+    """Write a folder whose page runs a .tflite file in a browser, beside the interpreter's answers."""
+    from jaxmini.demo import examples, folder, network, runtime, server, standing
+    from jaxmini.run import process
+
+    output = options.output or Path(f"{options.file.stem}-demo")
+    folder.require_ours(output)
+    shown = network.read(options.file)
+    run = options.file.resolve().parent.parent  # of which a file is exports/<name>.tflite
+    pictures = examples.examples(shown, run, options.pictures, options.count)
+    builds = ("simd", "compat", "threads")[: 3 if options.threads else 2]
+    litert = runtime.files(options.litertjs, process.cache_folder() / "litertjs", builds)
+    known = standing.standing(shown.name, shown.sha256, run)
+    folder.write(shown, pictures, known, litert, output)
+    print(folder.told(output, pictures))
+    return 0 if options.serve is None else server.serve(output, options.serve)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command's options; overrides may stand before and after them, which argparse alone refuses."""
     parser = _parser()
@@ -151,7 +169,27 @@ def _parser() -> argparse.ArgumentParser:
         "--images", type=int, default=500, help="pictures to compare on (default: 500)"
     )
     comparing.set_defaults(command=parity)
+
+    showing = commands.add_parser("demo", help=demo.__doc__)
+    _add_demo(showing)
+    showing.set_defaults(command=demo)
     return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a .tflite file that classifies pictures")
+    parser.add_argument("--output", type=Path, help="the folder (default: <file>-demo, here)")
+    parser.add_argument(
+        "--pictures", type=Path, help="folder of pictures (default: the run's test split)"
+    )
+    parser.add_argument("--count", type=int, default=32, help="pictures at most (default: 32)")
+    parser.add_argument(
+        "--litertjs", type=Path, help="npm's archive of LiteRT.js, or unpacked (default: npm's)"
+    )
+    parser.add_argument("--threads", action="store_true", help="with the build of several threads")
+    parser.add_argument(
+        "--serve", type=int, nargs="?", const=8000, metavar="PORT", help="serve it (default: 8000)"
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ ROWS = {
     # time
     "run": 4.0,
     "inspection": 4.1,
+    "demo": 4.2,
     # people
     "recipe": 5.0,
     "__main__": 5.1,

@@ -56,7 +56,7 @@ def random(artifact: Artifact, folder: Path) -> str:
 
 def test_without_the_data_they_are_random_and_say_why(run: Path, artifact: Artifact):
     folder = run / "stages/net/artifact"
-    assert "is not in the folder of a run" in random(artifact, Path("/a/b/c"))
+    assert "is not the folder of a run" in random(artifact, Path("/a/b/c"))
     other = dataclasses.replace(artifact, provenance={**artifact.provenance, "data": "digits 0"})
     assert "it was trained on digits 0" in random(other, folder)
     other = dataclasses.replace(artifact, provenance={**artifact.provenance, "stage": "nett"})

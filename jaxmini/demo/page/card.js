@@ -1,0 +1,35 @@
+// The card: what the file says of itself.
+
+import { count, short } from "./view.js";
+
+/** Facts of [what, says, kind] for `showFacts`. */
+export function facts(manifest, digest, kernels) {
+  const { file, input, output, labels, description } = manifest;
+  const checked = digest === null ? "as written; this browser computes it on https and localhost only"
+    : "computed here, of the bytes that run";
+  return [
+    ["size", `${count(file.bytes)} bytes`],
+    ["kernels", kernels],
+    [`SHA-256, ${checked}`, digest ?? file.sha256, "wide code"],
+    ["input", `${input.height}×${input.width}×${input.channels} ${input.dtype}, ${input.encoding}`],
+    ["output", `${labels.length} ${output.dtype}${scale(output)}`],
+    ...described(description),
+    ["classes", labels.join(", "), "wide"],
+  ];
+}
+
+function scale({ dtype, scale, zero_point }) {
+  return dtype === "float32" ? "" : `, (number ${zero_point < 0 ? "+" : "−"} ${Math.abs(zero_point)}) × ${short(scale)}`;
+}
+
+/** What the metadata that jaxmini writes into a file holds. */
+function described({ variant, backend, normalization, provenance }) {
+  if (variant === undefined)
+    return [["origin", "not written by jaxmini: it names no classes, and how it wants its pixels scaled is a guess", "wide"]];
+  return [
+    ["numbers", variant],
+    ["written by", backend],
+    ["normalisation, inside the file", `mean ${short(normalization.mean)}, standard deviation ${short(normalization.std)}`],
+    ...Object.entries(provenance).map(([name, value]) => [name, value, "code"]),
+  ];
+}
