@@ -1,4 +1,4 @@
-"""Folder: the page, the very file, its pictures and its interpreter, written so that it is whole or not there."""
+"""Folder: the page, the very file, its pictures and its interpreter; it is whole or not there."""
 
 import dataclasses
 import json

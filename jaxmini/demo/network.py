@@ -1,4 +1,4 @@
-"""Network: a .tflite file as a page must know it: how pixels go in, how answers come out, what it says of itself."""
+"""Network: a .tflite file as a page must know it: how pixels go in, and how answers come out."""
 
 import dataclasses
 import hashlib

@@ -1,9 +1,11 @@
 """Server: a demo's folder over HTTP on this machine, with the types and headers that WebAssembly asks for."""
 
+import argparse
 import errno
 import functools
 import http.server
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HOST, PORT = "127.0.0.1", 8000
@@ -84,5 +86,19 @@ def serve(folder: Path, port: int = PORT) -> int:
     return 0
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve a folder that ``jaxmini demo`` wrote; an exit code."""
+    parser = argparse.ArgumentParser(prog="python -m jaxmini.demo.server", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("port", type=int, nargs="?", default=PORT)
+    options = parser.parse_args(arguments)
+    if not (options.folder / "index.html").is_file():
+        parser.error(f"{options.folder} holds no page; `jaxmini demo FILE` writes one")
+    try:
+        return serve(options.folder, options.port)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
 if __name__ == "__main__":
-    sys.exit(serve(Path(sys.argv[1]), *map(int, sys.argv[2:])))
+    sys.exit(main())

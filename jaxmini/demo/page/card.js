@@ -1,6 +1,6 @@
 // The card: what the file says of itself.
 
-import { count, short } from "./view.js";
+import { count, make, short } from "./view.js";
 
 /** Facts of [what, says, kind] for `showFacts`. */
 export function facts(manifest, digest, kernels) {
@@ -9,13 +9,20 @@ export function facts(manifest, digest, kernels) {
     : "computed here, of the bytes that run";
   return [
     ["size", `${count(file.bytes)} bytes`],
-    ["kernels", kernels],
-    [`SHA-256, ${checked}`, digest ?? file.sha256, "wide code"],
+    ["kernels", kernelsAndOthers(manifest.runtime, kernels)],
     ["input", `${input.height}×${input.width}×${input.channels} ${input.dtype}, ${input.encoding}`],
     ["output", `${labels.length} ${output.dtype}${scale(output)}`],
-    ...described(description),
     ["classes", labels.join(", "), "wide"],
+    [`SHA-256, ${checked}`, digest ?? file.sha256, "wide code"],
+    ...described(description),
   ];
+}
+
+/** The build that runs, and the page again with each of the others. */
+function kernelsAndOthers({ builds }, kernels) {
+  const links = Object.entries(builds).map(([build, { bytes }]) =>
+    make("a", { href: `?build=${build}`, title: `${count(bytes)} bytes`, textContent: build }));
+  return make("span", {}, kernels, make("br"), "again with ", ...links.flatMap((link) => [link, " "]));
 }
 
 function scale({ dtype, scale, zero_point }) {

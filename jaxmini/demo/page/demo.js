@@ -111,7 +111,8 @@ function makeTrial(manifest, network, pad) {
     const answer = await network.run(pixels);
     if (mine !== latest) return;
     const shares = probabilities(answer, output);
-    byId("verdict").textContent = labels[best(answer)];
+    const name = labels[best(answer)];
+    if (byId("verdict").textContent !== name) byId("verdict").textContent = name;
     showBars(shares, labels);
   };
 }
@@ -144,8 +145,11 @@ async function main() {
   const digest = await sha256(content);
   if (digest !== null && digest !== file.sha256)
     throw new Error(`${file.path} is not the file this page was written for: its SHA-256 is ${digest}`);
-  const build = new URLSearchParams(location.search).get("build") ?? chooseBuild(manifest.runtime.builds);
-  const network = await Network.open(manifest, content, manifest.runtime.builds[build].script);
+  const { builds } = manifest.runtime;
+  const build = new URLSearchParams(location.search).get("build") ?? chooseBuild(builds);
+  if (!Object.hasOwn(builds, build))
+    throw new Error(`there is no build "${build}" of LiteRT.js here; there are ${Object.keys(builds).join(", ")}`);
+  const network = await Network.open(manifest, content, builds[build].script);
   const kernels = `LiteRT.js ${manifest.runtime.version}, ${build}, ${network.threads} ` +
     `thread${network.threads > 1 ? "s" : ""}`;
   showFacts(facts(manifest, digest, kernels));

@@ -1,6 +1,7 @@
 // The pad: a square to draw on, and what is drawn as the network takes it.
 
-const PEN = 0.085; // width of a stroke, as a share of the pad
+// Width of a stroke, as a share of the pad: that of a thick pen, and about a pixel of the network at least.
+const PEN = 0.085, PIXELS = 0.9;
 
 export class Pad {
   #canvas; #context; #size; #drawing; #last = null; #isDrawn = false; #told;
@@ -45,7 +46,9 @@ export class Pad {
       this.#stroke(event);
     });
     this.#canvas.addEventListener("pointermove", (event) => {
-      if (event.buttons) for (const each of event.getCoalescedEvents?.() ?? [event]) this.#stroke(each);
+      if (!event.buttons) return;
+      const between = event.getCoalescedEvents?.() ?? [];
+      for (const each of between.length ? between : [event]) this.#stroke(each);
     });
     for (const end of ["pointerup", "pointercancel"])
       this.#canvas.addEventListener(end, () => (this.#last = null));
@@ -57,7 +60,7 @@ export class Pad {
     const point = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
     const context = this.#context;
     context.strokeStyle = this.#drawing.ground ? "#000" : "#fff";
-    context.lineWidth = PEN * this.#canvas.width;
+    context.lineWidth = this.#canvas.width * Math.max(PEN, PIXELS / Math.min(this.#size.width, this.#size.height));
     context.lineCap = context.lineJoin = "round";
     context.beginPath();
     context.moveTo(...(this.#last ?? point));

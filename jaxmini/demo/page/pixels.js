@@ -1,5 +1,7 @@
 // Pictures to the pixels a network takes, by the rules of jaxmini's data.folder: the largest central square,
-// resized as Pillow resizes (triangle filter, 22 bits of precision, rounded after each direction).
+// resized as Pillow resizes (triangle filter, 22 bits of precision, rounded after each direction). Pillow 13
+// filters some high pictures in the other order, which moves pixels by one level; a JPEG's pixels are those
+// of the browser's decoder; and more than 8 bits a channel, which data.folder refuses, lose what is beyond.
 
 const PRECISION = 22;
 
@@ -112,7 +114,7 @@ export function toCanvas(pixels, size, canvas = document.createElement("canvas")
   for (let i = 0; i < size.width * size.height; i++)
     for (let channel = 0; channel < 4; channel++)
       picture.data[4 * i + channel] = channel === 3 ? 255 : pixels[i * size.channels + (channel % size.channels)];
-  canvas.getContext("2d").putImageData(picture, 0, 0);
+  canvas.getContext("2d", { willReadFrequently: true }).putImageData(picture, 0, 0);
   return canvas;
 }
 
