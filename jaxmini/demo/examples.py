@@ -73,7 +73,9 @@ def _of_folder(network: Network, folder: Path) -> Examples:
             f"{network.name} takes {width}x{height}, and only square ones are resized"
         )
     return Examples(
-        split.image, _renumbered(split.label, dataset.labels, network, folder), str(folder)
+        split.image,
+        _renumbered(split.label, dataset.labels, network, folder),
+        f"the folder {folder.resolve().name}",
     )
 
 

@@ -206,17 +206,18 @@ def seen(
 ) -> Iterator[Seen]:
     root = tmp_path_factory.mktemp("browser")
     draw_files(root / "files")
+    simd = {name: file for name, file in litert.items() if name.startswith("litert_wasm_internal")}
     foreign = root / "foreign.tflite"
     foreign.write_bytes(without_metadata(integer_path.read_bytes()))
-    for name, path, place in (
-        ("first", integer_path, run),
-        ("float", float_path, run),
-        ("foreign", foreign, root),
-        ("changed", integer_path, run),
+    for name, path, place, files in (
+        ("first", integer_path, run, litert),
+        ("float", float_path, run, litert),
+        ("foreign", foreign, root, simd),
+        ("changed", integer_path, run, simd),
     ):
         shown = network.read(path)
         shots = examples(shown, place, None, COUNT)
-        folder.write(shown, shots, standing(path.name, shown.sha256, place), litert, root / name)
+        folder.write(shown, shots, standing(path.name, shown.sha256, place), files, root / name)
     with (root / "changed/model.tflite").open("ab") as file:
         file.write(b"\0")
     demos = {
@@ -233,7 +234,7 @@ def seen(
     (root / "asked.json").write_text(json.dumps(asked))
     (root / "harness.html").write_text(HARNESS)
     yield Seen(root, browse(root))
-    shutil.rmtree(root, ignore_errors=True)  # 29 MB a demo
+    shutil.rmtree(root, ignore_errors=True)  # up to 29 MB a demo
 
 
 def answers(path: Path, run: Path) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_a_folder_s_pictures_are_resized_and_numbered_by_class_name(
     assert found.image.shape == (4, 8, 8, 1)
     np.testing.assert_array_equal(found.label, [3, 3, 7, 7])
     np.testing.assert_array_equal(found.image[:, 0, 0, 0], [30, 30, 70, 70])
-    assert found.origin == str(tmp_path)
+    assert found.origin == f"the folder {tmp_path.name}"
 
 
 def test_loose_pictures_have_no_label(digits_net: network.Network, run: Path, tmp_path: Path):

@@ -27,12 +27,16 @@ def archive(contents: dict[str, bytes]) -> bytes:
 PACKED = archive(CONTENTS)
 
 
-@pytest.fixture(autouse=True)
-def _small_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pin a package of a few bytes, and leave no npm on the path."""
+def pin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pin a package of a few bytes."""
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
     monkeypatch.setattr(runtime, "SHA256", digests)
     monkeypatch.setattr(runtime, "INTEGRITY", runtime._integrity(PACKED))
+
+
+@pytest.fixture(autouse=True)
+def _small_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    pin(monkeypatch)
     monkeypatch.setenv("PATH", "")
 
 

@@ -3,13 +3,13 @@
 import { count, make, short } from "./view.js";
 
 /** Facts of [what, says, kind] for `showFacts`. */
-export function facts(manifest, digest, kernels) {
+export function facts(manifest, digest, build, kernels) {
   const { file, input, output, labels, description } = manifest;
   const checked = digest === null ? "as written; this browser computes it on https and localhost only"
     : "computed here, of the bytes that run";
   return [
     ["size", `${count(file.bytes)} bytes`],
-    ["kernels", kernelsAndOthers(manifest.runtime, kernels)],
+    ["kernels", kernelsAndOthers(manifest.runtime, build, kernels)],
     ["input", `${input.height}×${input.width}×${input.channels} ${input.dtype}, ${input.encoding}`],
     ["output", `${labels.length} ${output.dtype}${scale(output)}`],
     ["classes", labels.join(", "), "wide"],
@@ -19,8 +19,9 @@ export function facts(manifest, digest, kernels) {
 }
 
 /** The build that runs, and the page again with each of the others. */
-function kernelsAndOthers({ builds }, kernels) {
-  const links = Object.entries(builds).map(([build, { bytes }]) =>
+function kernelsAndOthers({ builds }, running, kernels) {
+  const others = Object.entries(builds).filter(([build]) => build !== running);
+  const links = others.map(([build, { bytes }]) =>
     make("a", { href: `?build=${build}`, title: `${count(bytes)} bytes`, textContent: build }));
   return make("span", {}, kernels, make("br"), "again with ", ...links.flatMap((link) => [link, " "]));
 }

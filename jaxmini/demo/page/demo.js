@@ -36,7 +36,7 @@ async function answerAll(manifest, network) {
     const pixels = fromPicture(await decode(await (await get(path)).blob()), manifest.input);
     const own = await network.run(pixels);
     found.push({
-      path, label, pixels, answer: own,
+      label, pixels, answer: own,
       areSamePixels: crc32(pixels) === expected,
       isAlike: best(own) === best(answer),
       distance: distance(own, answer),
@@ -121,7 +121,7 @@ function showPictures(manifest, found, chosen) {
   byId("pictures").replaceChildren(
     ...found.map((each) =>
       pictureCard(
-        each.path,
+        toCanvas(each.pixels, manifest.input),
         {
           label: each.label === null ? null : manifest.labels[each.label],
           taken: manifest.labels[best(each.answer)],
@@ -152,10 +152,11 @@ async function main() {
   const network = await Network.open(manifest, content, builds[build].script);
   const kernels = `LiteRT.js ${manifest.runtime.version}, ${build}, ${network.threads} ` +
     `thread${network.threads > 1 ? "s" : ""}`;
-  showFacts(facts(manifest, digest, kernels));
+  showFacts(facts(manifest, digest, build, kernels));
   const found = await answerAll(manifest, network);
   const milliseconds = await time(network, found[0].pixels);
   tell(manifest, found, milliseconds, kernels);
+  byId("main").hidden = false;
   const pad = new Pad(byId("pad"), input, manifest.drawing, (pixels) => trial(pixels));
   const trial = makeTrial(manifest, network, pad);
   showPictures(manifest, found, (each) => {
@@ -173,5 +174,6 @@ async function main() {
 self.jaxmini = main().catch((error) => {
   byId("outcome").textContent = `This page cannot run: ${error.message ?? error}`;
   byId("outcome").classList.add("bad");
+  byId("main").hidden = true;
   return { error: String(error.message ?? error) };
 });

@@ -56,14 +56,13 @@ export function showBars(shares, labels) {
 }
 
 /** One test picture: what it is, what the network takes it for, and whether this browser answers alike. */
-export function pictureCard(source, { label, taken, isAlike }, chosen) {
+export function pictureCard(canvas, { label, taken, isAlike }, chosen) {
   const isWrong = label !== null && label !== taken;
   const lines = [label === null ? make("span", { textContent: taken }) : make("span", { textContent: label })];
   if (isWrong) lines.push(make("br"), make("span", { className: "bad", textContent: `✕ ${taken}` }));
   if (!isAlike) lines.push(make("br"), make("span", { className: "bad", textContent: "other numbers" }));
-  const image = make("img", { src: source, alt: "" });
   const told = [label === null ? "" : label, isWrong || label === null ? `taken for ${taken}` : "recognised"];
-  const button = make("button", { type: "button", ariaLabel: told.filter(Boolean).join(", ") }, image, ...lines);
+  const button = make("button", { type: "button", ariaLabel: told.filter(Boolean).join(", ") }, canvas, ...lines);
   button.addEventListener("click", () => chosen(button));
   return make("li", {}, button);
 }
