@@ -18,14 +18,14 @@ class Examples(NamedTuple):
     Attributes:
         image: uint8 [N, H, W, C].
         label: int32 [N], a class of the network; ``UNLABELLED`` where it is unknown.
-        origin: what they are, and for random ones why.
-        are_real: they are not random.
+        origin: what they are, without a path of this machine: a page may be published.
+        why_random: why there is no better; empty for those that are not random.
     """
 
     image: np.ndarray
     label: np.ndarray
     origin: str
-    are_real: bool = True
+    why_random: str = ""
 
 
 def examples(network: Network, run: Path, folder: Path | None, count: int) -> Examples:
@@ -46,7 +46,7 @@ def examples(network: Network, run: Path, folder: Path | None, count: int) -> Ex
     found = _of_run(network, run, count) if folder is None else _of_folder(network, folder)
     total = len(found.image)
     index = np.arange(min(count, total)) * total // min(count, total)
-    return Examples(found.image[index], found.label[index], found.origin, found.are_real)
+    return Examples(found.image[index], found.label[index], found.origin, found.why_random)
 
 
 def _of_run(network: Network, run: Path, count: int) -> Examples:
@@ -57,7 +57,7 @@ def _of_run(network: Network, run: Path, count: int) -> Examples:
     except pictures.UNAVAILABLE as error:
         noise = np.random.default_rng(0).integers(0, 256, (count, *network.shape), dtype=np.uint8)
         unknown = np.full(count, UNLABELLED, np.int32)
-        return Examples(noise, unknown, f"random pictures (no test split: {error})", False)
+        return Examples(noise, unknown, "random pictures", f"no test split: {error}")
     return Examples(dataset.test.image, dataset.test.label, f"the test split of {dataset.name}")
 
 

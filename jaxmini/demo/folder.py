@@ -68,10 +68,11 @@ def told(folder: Path, examples: Examples) -> str:
     sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     interpreter = sum(size for path, size in sizes.items() if path.parent.name == RUNTIME)
     total = sum(sizes.values())
+    origin = examples.origin + (f" ({examples.why_random})" if examples.why_random else "")
     return (
         f"{folder}: {quantity.short(total, 'B')}, of which LiteRT.js {runtime.VERSION} is "
         f"{quantity.short(interpreter, 'B')} and the file {quantity.count(sizes[folder / MODEL])} B\n"
-        f"{len(examples.image)} pictures: {examples.origin}\n"
+        f"{len(examples.image)} pictures: {origin}\n"
         f"serve it with: python -m jaxmini.demo.server {shlex.quote(str(folder))}"
     )
 
@@ -143,7 +144,7 @@ def _drawing(network: Network, examples: Examples) -> dict[str, Any] | None:
     """How drawings stand; None for a network of colours, for which one cannot draw."""
     if network.shape[2] != 1:
         return None
-    known: Drawing = drawing(examples.image if examples.are_real else examples.image[:0])
+    known: Drawing = drawing(examples.image[:0] if examples.why_random else examples.image)
     return dataclasses.asdict(known)
 
 

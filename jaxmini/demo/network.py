@@ -85,9 +85,17 @@ def read(path: Path) -> Network:
 
 
 def answers(network: Network, images: np.ndarray) -> np.ndarray:
-    """The interpreter's answers to uint8 pictures [N, H, W, C], as the file gives them: [N, classes]."""
+    """The interpreter's answers to uint8 pictures [N, H, W, C], as the file gives them: [N, classes].
+
+    Raises:
+        ValueError: pictures of another shape or type; an answer is not finite.
+    """
     interpreter = Interpreter(network.content)
-    return np.stack([interpreter.run(each[None])[0] for each in encoded(network, images)])
+    found = np.stack([interpreter.run(each[None])[0] for each in encoded(network, images)])
+    wrong = np.flatnonzero(~np.isfinite(found).all(-1))
+    if len(wrong):
+        raise ValueError(f"{network.name}: its answer to picture {wrong[0]} is not finite")
+    return found
 
 
 def encoded(network: Network, images: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def standing(name: str, sha256: str, run: Path) -> Standing:
     except FileNotFoundError:
         return Standing(None, "the file does not lie in a run")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Standing(None, f"the report of {run.name} cannot be read: {error}")
+        return Standing(None, f"the report of {run.name} cannot be read ({type(error).__name__})")
     digests = {link.name: link.digest for link in report.provenance}
     file = next((file for file in report.files if file.name == name), None)
     if file is None or not sha256.startswith(digests.get(name, "none")):

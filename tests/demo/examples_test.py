@@ -28,7 +28,7 @@ def test_those_of_the_run_are_spread_over_its_test_split(digits_net: network.Net
     np.testing.assert_array_equal(found.image, test.image[::10])
     np.testing.assert_array_equal(found.label, test.label[::10])
     assert found.origin == "the test split of digits"
-    assert found.are_real
+    assert not found.why_random
     assert len(examples(digits_net, run, None, 9999).image) == len(test)
 
 
@@ -36,9 +36,8 @@ def test_outside_a_run_they_are_random_and_say_why(digits_net: network.Network, 
     found = examples(digits_net, tmp_path, None, 7)
     assert (found.image.shape, found.image.dtype) == ((7, 8, 8, 1), np.uint8)
     assert set(found.label) == {UNLABELLED}
-    assert "random pictures (no test split: " in found.origin
-    assert "is not the folder of a run" in found.origin
-    assert not found.are_real
+    assert found.origin == "random pictures"
+    assert found.why_random == f"no test split: {tmp_path} is not the folder of a run"
 
 
 def test_a_folder_s_pictures_are_resized_and_numbered_by_class_name(

@@ -1,5 +1,6 @@
 """The folder: the very file, exact pictures, the interpreter's answers; and what it may not replace."""
 
+import dataclasses
 import io
 import json
 import re
@@ -129,10 +130,11 @@ def test_random_pictures_do_not_say_how_to_draw_and_colours_are_not_drawn(intege
     shown = network.read(integer_path)
     light = np.full((2, 8, 8, 1), 255, np.uint8)
     unknown = np.full(2, -1, np.int32)
-    drawn = {
-        real: folder._drawing(shown, Examples(light, unknown, "", real)) for real in (True, False)
-    }
-    assert (drawn[True]["ground"], drawn[False]["ground"]) == (255, 0)
+    real, random = (Examples(light, unknown, "some", why) for why in ("", "no test split"))
+    assert folder._drawing(shown, real)["ground"] == 255
+    assert folder._drawing(shown, random)["ground"] == 0
+    image = dataclasses.replace(shown.image, shape=(1, 8, 8, 3))
+    assert folder._drawing(dataclasses.replace(shown, image=image), real) is None
 
 
 def test_the_page_asks_nothing_of_another_host():

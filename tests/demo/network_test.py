@@ -26,13 +26,15 @@ def images() -> np.ndarray:
 
 
 class Tail(nn.Module):
-    """One dense layer, and a softmax or a reshape after it."""
+    """One dense layer, and a softmax, a reshape or a division by zero after it."""
 
     kind: str
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         scores = nn.Dense(4)(images.reshape(images.shape[0], -1))
+        if self.kind == "infinite":
+            return scores / (images[:, 0, 0] - images[:, 0, 0])
         return nn.softmax(scores) if self.kind == "softmax" else scores.reshape(-1, 2, 2)
 
 
@@ -90,6 +92,13 @@ def test_pictures_of_another_kind_are_refused(integer_path: Path, images: np.nda
     for wrong in (images[:, :7], images.astype(np.float32), images[..., 0]):
         with pytest.raises(ValueError, match=r"int8.tflite: expected uint8 pictures \[8, 8, 1\]"):
             network.answers(found, wrong)
+
+
+def test_answers_that_are_not_finite_are_refused(tmp_path: Path):
+    found = network.read(write(tmp_path, "infinite"))
+    images = np.full((2, 4, 4, 1), 9, np.uint8)
+    with pytest.raises(ValueError, match="infinite.tflite: its answer to picture 0 is not finite"):
+        network.answers(found, images)
 
 
 def test_what_is_no_classifier_of_pictures_is_refused(tmp_path: Path):
