@@ -94,6 +94,9 @@ async function use(page) {
   found.inverted = seen(page);
   get("invert").click();
   found.upright = seen(page);
+  page.document.querySelectorAll("#pictures button")[7].click();
+  get("invert").click();
+  found.kept = seen(page);
   const hint = get("hint").textContent;
   await give(page, "noise.txt");
   await until(page, "hint", hint);
@@ -310,8 +313,9 @@ def test_dropped_pictures_are_resized_as_data_folder_does(name: str, kind: str, 
 
 def test_what_a_person_does_reaches_the_network(seen: Seen, integer_path: Path, run: Path):
     used = seen.found["used"]
-    chosen = examples(network.read(integer_path), run, None, COUNT).image[5]
-    np.testing.assert_array_equal(used["chosen"], chosen.ravel())
+    shown = examples(network.read(integer_path), run, None, COUNT).image
+    np.testing.assert_array_equal(used["chosen"], shown[5].ravel())
+    np.testing.assert_array_equal(used["kept"], shown[7].ravel())
     assert set(used["blank"]) == {0}
     own = pictures.read(seen.root / "files/own.png", 8, 1).ravel()
     np.testing.assert_array_equal(used["inverted"], 255 - own)

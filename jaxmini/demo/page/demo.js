@@ -102,7 +102,7 @@ function tell(manifest, found, milliseconds, kernels) {
 }
 
 /** Everything a person can do, from the pixels on. */
-function makeTrial(manifest, network, pad) {
+function makeTrial(manifest, network) {
   const { input, labels, output } = manifest;
   let latest = 0;
   return async (pixels) => {
@@ -158,12 +158,13 @@ async function main() {
   tell(manifest, found, milliseconds, kernels);
   byId("main").hidden = false;
   const pad = new Pad(byId("pad"), input, manifest.drawing, (pixels) => trial(pixels));
-  const trial = makeTrial(manifest, network, pad);
+  const trial = makeTrial(manifest, network);
+  const forget = listen(manifest, pad, trial, decode);
   showPictures(manifest, found, (each) => {
+    forget();
     pad.show(toCanvas(each.pixels, input), true);
     trial(each.pixels);
   });
-  listen(manifest, pad, trial, decode);
   byId("input-size").textContent = `${input.width}×${input.height} ${input.channels === 1 ? "grey levels" : "pixels"}`;
   byId("pictures").querySelector("button").click();
   return { build, threads: network.threads, digest, milliseconds, ...summary(manifest, found),

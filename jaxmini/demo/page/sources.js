@@ -3,12 +3,17 @@
 import { fromPicture } from "./pixels.js";
 import { byId } from "./view.js";
 
-/** Connect every way in to `trial(pixels)`. */
+/** Connect every way in to `trial(pixels)`; the function given ends what is shown now. */
 export function listen(manifest, pad, trial, decode) {
   const { input, drawing } = manifest;
   const isGrey = input.channels === 1;
   const camera = new Camera((frame) => take(frame));
   let inverted = false, shown = null;
+
+  function forget() {
+    camera.stop();
+    shown = null;
+  }
 
   function take(source) {
     shown = source;
@@ -31,15 +36,11 @@ export function listen(manifest, pad, trial, decode) {
     : "Drop a picture above, paste one, or choose one. Its largest central part is what the network sees.";
   byId("pad").classList.toggle("drawable", drawing !== null);
   byId("pad").setAttribute("aria-label", drawing ? "draw here, or drop a picture" : "drop a picture here");
-  byId("pad").addEventListener("pointerdown", () => {
-    camera.stop();
-    shown = null;
-  });
+  byId("pad").addEventListener("pointerdown", forget);
 
   byId("clear").hidden = drawing === null;
   byId("clear").addEventListener("click", () => {
-    camera.stop();
-    shown = null;
+    forget();
     pad.clear();
     trial(pad.pixels());
   });
@@ -75,6 +76,7 @@ export function listen(manifest, pad, trial, decode) {
       byId("hint").textContent = `The camera cannot be used: ${error.message}.`;
     }
   });
+  return forget;
 }
 
 /** The camera, a frame at a time. */
