@@ -104,15 +104,15 @@ def _dense(c: Convolution) -> Choice:
         return Choice("a strided 1x1 kernel: XLA's is as fast")
     if c.kernel == c.stride and not c.is_padded and not _is_dilated(c):
         return Choice("patches that do not overlap", dense.patches)
-    if c.stride == c.rhs_dilation == (1, 1) and c.lhs_dilation != (1, 1) and c.taps <= MOST_TAPS:
-        return Choice("a strided input gradient", dense.input_by_columns)
+    if c.stride == c.rhs_dilation == (1, 1) and c.lhs_dilation != (1, 1) and _has_many(c):
+        return Choice("a strided input gradient of many features", dense.input_by_columns)
     if _is_dilated(c):
         return Choice("a dilated kernel")
     if c.kernel[1] > 2 and ((c.features <= 4 and c.out_features <= 32) or _is_narrow(c)):
         return Choice("few features, a pair of pixels at a time", paired.forward)
     if c.stride == (1, 1):
         return _winograd(c, c.kernel, c.out, c.batch, (c.features, c.out_features))
-    if min(c.features, c.out_features) >= 64 and c.taps <= MOST_TAPS:
+    if _has_many(c):
         return Choice("a strided kernel of many features", dense.columns)
     return Choice("a strided kernel of few features: XLA's is as fast")
 
@@ -154,6 +154,10 @@ def _is_filter_gradient(c: Convolution) -> bool:
 
 def _is_narrow(c: Convolution) -> bool:
     return c.stride == (1, 1) and c.features <= 8 and c.out_features <= 16
+
+
+def _has_many(c: Convolution) -> bool:
+    return min(c.features, c.out_features) >= 64 and c.taps <= MOST_TAPS
 
 
 def _is_dilated(c: Convolution) -> bool:

@@ -26,7 +26,7 @@ def filter_gradient(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:
     """Pictures [N, H, W, C] and gradients [N, *c.kernel, D] -> [*c.out, C, D], at stride 1."""
     y = lax.conv_general_dilated(
         features_first(x),
-        g.transpose(1, 2, 0, 3),
+        examples_inside(g),
         (1, 1),
         c.padding,
         dimension_numbers=DIMENSIONS,
@@ -47,3 +47,15 @@ def features_first(x: jax.Array) -> jax.Array:
     # A loop is a wall to XLA: what is before it and what is after are not computed together.
     rows = lax.fori_loop(0, n, turn, room(x, (n, size + APART)))
     return rows[:, :size].T.reshape(features, height, width, n)
+
+
+def examples_inside(g: jax.Array) -> jax.Array:
+    """[N, H, W, D] -> [H, W, N, D]."""
+    n, height, width, features = g.shape
+
+    def turn(number: jax.Array, rows: jax.Array) -> jax.Array:
+        picture = lax.dynamic_index_in_dim(g, number, keepdims=False).reshape(-1, features)
+        return lax.dynamic_update_index_in_dim(rows, picture, number, 1)
+
+    rows = lax.fori_loop(0, n, turn, room(g, (height * width, n, features)))
+    return rows.reshape(height, width, n, features)
