@@ -56,7 +56,7 @@ class Arena:
 
 
 def measure(source: Path | str | bytes) -> Arena:
-    """How much memory TFLite-Micro needs for a file.
+    """How much memory TFLite-Micro needs for a file, given by path or as bytes.
 
     Raises:
         MicroError: it does not run the file; lists the operators in its way, or says what it said.
@@ -64,9 +64,9 @@ def measure(source: Path | str | bytes) -> Arena:
         ImportError: TFLite-Micro is not installed.
     """
     content, where = flatbuffer.contents(source)
-    file = require_known(source)
-    counted = _counted(trial(content, where, roomy(file)))
-    return Arena(_smallest(content, where, counted["total"], roomy(file)), **counted)
+    enough = roomy(require_known(source))
+    counted = _counted(trial(content, where, enough))
+    return Arena(_smallest(content, where, counted["total"], enough), **counted)
 
 
 def require_known(source: Path | str | bytes) -> File:
@@ -76,9 +76,9 @@ def require_known(source: Path | str | bytes) -> File:
         MicroError: it has not; lists the operators in its way, with alternatives.
         ValueError: not a .tflite file.
     """
-    file, (_, where) = flatbuffer.read(source), flatbuffer.contents(source)
-    if reasons := tuple(micro_operators.obstacles(file)):
-        raise MicroError(where, reasons)
+    file = flatbuffer.read(source)
+    if reasons := micro_operators.obstacles(file):
+        raise MicroError(flatbuffer.contents(source)[1], reasons)
     return file
 
 
