@@ -63,23 +63,21 @@ def measure(source: Path | str | bytes) -> Arena:
         ValueError: not a .tflite file.
         ImportError: TFLite-Micro is not installed.
     """
-    content, where = flatbuffer.contents(source)
-    enough = roomy(require_known(source))
+    file, (content, where) = flatbuffer.read(source), flatbuffer.contents(source)
+    require_known(file, where)
+    enough = roomy(file)
     counted = _counted(trial(content, where, enough))
     return Arena(_smallest(content, where, counted["total"], enough), **counted)
 
 
-def require_known(source: Path | str | bytes) -> File:
-    """The file, if TFLite-Micro has a kernel for each of its operators; nothing is run.
+def require_known(file: File, where: str) -> None:
+    """See that TFLite-Micro has a kernel for each operator of a file; nothing is run.
 
     Raises:
         MicroError: it has not; lists the operators in its way, with alternatives.
-        ValueError: not a .tflite file.
     """
-    file = flatbuffer.read(source)
     if reasons := micro_operators.obstacles(file):
-        raise MicroError(flatbuffer.contents(source)[1], reasons)
-    return file
+        raise MicroError(where, reasons)
 
 
 def roomy(file: File) -> int:

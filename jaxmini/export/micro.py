@@ -75,8 +75,8 @@ def micro(
     name = _name(source) if name is None else name
     _require_name(name)
     source = _file(source, backend)
-    content, where = flatbuffer.contents(source)
-    file = memory.require_known(source)
+    file, (content, where) = flatbuffer.read(source), flatbuffer.contents(source)
+    memory.require_known(file, where)
     _require_integers(file, where)
     described = metadata.describe_file(content) if metadata.NAME in file.metadata else {}
     sha256, ops = hashlib.sha256(content).hexdigest(), tuple(file.op_counts)
