@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxmini.export.constraints import CHANNEL_AXIS
 from jaxmini.export.flatbuffer import File, Op
 
 # The methods of tflite::MicroMutableOpResolver that take no argument, by the operators they add.
@@ -116,18 +117,20 @@ def _obstacle(file: File, op: Op) -> str | None:
         return f"has no integer kernel in TFLite-Micro: {alternative}"
     if np.dtype(np.float16) in kinds:
         return f"reads float16 weights, which TFLite-Micro does not widen: {INTEGERS_REMEDY}"
-    if op.name == "FULLY_CONNECTED" and any(kind.name == "int4" for kind in kinds):
-        return "has an int4 kernel, which TFLite-Micro's dense layer refuses: give it 8 bits"
-    return _hybrid(file, op)
+    return _kernel_obstacle(file, op) if op.name in CHANNEL_AXIS else None
 
 
-def _hybrid(file: File, op: Op) -> str | None:
-    """Integer weights and float activations are computed together in LiteRT alone."""
-    if op.name not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-        return None
-    inputs = [file.tensors[index].dtype for index in op.inputs[:2]]
-    if inputs[0].kind == "f" and inputs[1].kind != "f":
-        return f"multiplies floats by {inputs[1]}, which TFLite-Micro does not: {INTEGERS_REMEDY}"
+def _kernel_obstacle(file: File, op: Op) -> str | None:
+    image, kernel = (file.tensors[index] for index in op.inputs[:2])
+    if image.dtype.kind == "f" and kernel.dtype.kind != "f":  # computed together in LiteRT alone
+        return (
+            f"multiplies floats by {kernel.dtype}, which TFLite-Micro does not: {INTEGERS_REMEDY}"
+        )
+    if (op.name, kernel.dtype.name) == ("FULLY_CONNECTED", "int4") and kernel.scale.size > 1:
+        return (
+            "has an int4 kernel with a scale for each channel, which TFLite-Micro's dense layer refuses: "
+            "give it one scale, or 8 bits"
+        )
     return None
 
 
