@@ -24,6 +24,7 @@ class Kernels(enum.StrEnum):
     MICRO = "micro"
 
 
+# Those of one interpreter, which file_parity runs unasked.
 LITERT = (Kernels.XNNPACK, Kernels.OPTIMIZED, Kernels.REFERENCE)
 
 

@@ -48,15 +48,14 @@ ALTERNATIVES = {
     "REDUCE_PROD": "multiply the parts",
     "RELU_0_TO_1": "use relu or relu6",
     "RELU_N1_TO_1": "use relu or relu6",
-    "SELECT": "use relu for where(x > 0, x, 0) and for elu; jnp.where on more axes is SELECT_V2",
+    "SELECT": "use relu for where(x > 0, x, 0), and for elu; of choices there is SELECT_V2 alone",
     "SQRT": "use BatchNorm for LayerNorm; compare squared distances",
     "SQUARE": "multiply the number by itself; use BatchNorm for LayerNorm",
 }
-SHOWN = 4  # places that a message names
-
 OTHERWISE = "compute it outside the network, or replace the layer"
-
 INTEGERS_REMEDY = "train the network with quantize=int8() and export it as variant='int8'"
+
+SHOWN = 4  # places that a message names
 
 
 def adder(name: str) -> str:

@@ -88,6 +88,7 @@ def test_a_net_goes_all_the_way(name: str, tmp_path: Path):
     convolutional = {kind: apart for kind, apart in found.items() if kind in EQUAL}
     assert len(convolutional) == 0 if name == "autoencoder" else len(convolutional) >= 3
     assert not any(apart.differing for apart in convolutional.values())
-    assert found["answers"].largest <= 1
+    # Ten dense layers after one another move more than one last one does.
+    assert found["answers"].largest <= (3 if name == "autoencoder" else 1)
     assert f"kArenaSize = {written.arena.smallest};" in written.files[0].read_text()
     assert written.arena.activations <= 96 * 1024

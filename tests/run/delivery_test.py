@@ -1,5 +1,6 @@
 """Delivery: the figures of a file are those of running it."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +71,11 @@ def on_micro(undisturbed, tmp_path):
 
     def delivered(name: str, variant: str) -> FileResult:
         trained = artifacts.load(undisturbed / "stages" / name / "artifact")
-        how = quantize.int8() if variant == "int8" else None
-        stage = Supervised(
-            name="net", data=data.digits(), model=models.classifier(10), quantize=how
-        )
+        stage = Supervised(name="net", data=data.digits(), model=models.classifier(10))
+        if variant == "int8":
+            stage = dataclasses.replace(
+                stage, name="int8", start=stage, model=None, quantize=quantize.int8()
+            )
         outcome = Outcome(stage, trained, StageResult("net", "supervised", "digits"))
         with Workdir.open(tmp_path / "run", {}) as workdir:
             around = Surroundings(workdir, Log(workdir.path), placement.jit, trained.normalization)
