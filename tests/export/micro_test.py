@@ -19,6 +19,8 @@ from tests.export.conftest import LABELS
 from tests.export.single import single
 from tests.export.tampering import edited, find, set_code
 
+pytest.importorskip("tflite_micro", reason="needs jaxmini[micro]")
+
 compiled = pytest.mark.skipif(COMPILER is None, reason="needs g++ or clang++")
 NASTY = ('"quoted"', "back\\slash", "Grüße, 世界", "??=", "a\n1", "", "7\x0100", "%s", "*/ //")
 
@@ -36,11 +38,6 @@ int main() {
   }
 }
 """
-
-
-@pytest.fixture(autouse=True)
-def _needs_the_interpreter() -> None:
-    pytest.importorskip("tflite_micro", reason="needs jaxmini[micro]")
 
 
 @pytest.fixture(scope="module")
