@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmini.evaluate import native
+from jaxmini.evaluate.micro import MicroInterpreter
 from jaxmini.export import converter, flatbuffer
 
 
@@ -13,12 +14,18 @@ class Kernels(enum.StrEnum):
     """Which implementation of the operators runs.
 
     ``XNNPACK`` is what an application gets on a CPU, ``OPTIMIZED`` the interpreter's own code without it,
-    ``REFERENCE`` the plain code that the kernels of microcontrollers follow.
+    ``REFERENCE`` the plain code that the kernels of microcontrollers follow, ``MICRO`` those themselves:
+    TFLite-Micro's interpreter, on one thread.
     """
 
     XNNPACK = "xnnpack"
     OPTIMIZED = "optimized"
     REFERENCE = "reference"
+    MICRO = "micro"
+
+
+# Those of one interpreter, which file_parity runs unasked.
+LITERT = (Kernels.XNNPACK, Kernels.OPTIMIZED, Kernels.REFERENCE)
 
 
 class Interpreter:
@@ -30,7 +37,8 @@ class Interpreter:
 
     Raises:
         ValueError: not a .tflite file, one cut short, one with several inputs or outputs or a dimension
-            other than the batch left open, unknown kernels, threads below 1; names the file.
+            other than the batch left open, unknown kernels, threads below 1, or several of ``MICRO``;
+            names the file.
         ImportError: the interpreter is not installed.
     """
 
@@ -45,12 +53,17 @@ class Interpreter:
         if threads < 1:
             raise ValueError(f"tflite: threads is {threads}; it must be at least 1")
         kernels = known_kernels(kernels)
+        if kernels is Kernels.MICRO and threads > 1:
+            raise ValueError(f"tflite: threads is {threads}; TFLite-Micro runs on one")
         converter.require("ai_edge_litert", "litert")
         content, where = flatbuffer.contents(source)
         self.file = flatbuffer.read(source)
         require_single(self.file, where)
         self.input = self.file.tensors[self.file.inputs[0]]
         self.output = self.file.tensors[self.file.outputs[0]]
+        if kernels is Kernels.MICRO:
+            self._native = MicroInterpreter(content, self.file, where, keep_all)
+            return
         try:
             self._native = native.interpreter(content, kernels.value, threads, keep_all)
         except (ValueError, RuntimeError) as error:

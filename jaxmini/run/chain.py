@@ -19,6 +19,7 @@ from jaxmini.evaluate.accuracy import confusion
 from jaxmini.evaluate.fidelity import agreement, mean_kl
 from jaxmini.run import process, ready, together
 from jaxmini.run.delivery import deliver
+from jaxmini.run.gates import asks_for_micro
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of
 from jaxmini.run.report import storage, summary, table
@@ -37,6 +38,7 @@ PACKAGES = (
     "ai-edge-litert",
     "litert-converter",
     "tensorflow-cpu",
+    "tflite-micro",
 )
 
 
@@ -108,7 +110,14 @@ def _close(
     dataset = recipe.stages[-1].data.load()
     test = dataset.test
     delivered = [
-        deliver(export, outcomes[export.stage.name], test, around) for export in recipe.exports
+        deliver(
+            export,
+            outcomes[export.stage.name],
+            test,
+            around,
+            on_micro=asks_for_micro(recipe.gates, export),
+        )
+        for export in recipe.exports
     ]
     answers = {
         name: logits_of(outcome, test.image)

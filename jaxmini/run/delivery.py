@@ -14,18 +14,33 @@ from jaxmini.data import Split
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers, tflite_predict
-from jaxmini.export import distance, flatbuffer
+from jaxmini.export import arena, distance, flatbuffer
 from jaxmini.export.parity import Parity
 from jaxmini.export.tflite import integer_form, tflite
 from jaxmini.run.outcome import EVALUATION_BATCH, Outcome, Surroundings, logits_of
 from jaxmini.run.report.content import FileResult
 from jaxmini.run.stage import Export
 
+# Pictures on which TFLite-Micro, whose kernels are slow here, is compared with the reference kernels.
+MICRO_PICTURES = 100
+
 
 def deliver(
-    export: Export, outcome: Outcome, test: Split, around: Surroundings
+    export: Export,
+    outcome: Outcome,
+    test: Split,
+    around: Surroundings,
+    *,
+    on_micro: bool = False,
 ) -> tuple[FileResult, np.ndarray]:
     """Write the file, prove it, run it over the whole test split.
+
+    Args:
+        export: what to write.
+        outcome: of the stage it is made from.
+        test: pictures and labels to measure on.
+        around: the run.
+        on_micro: run the file in TFLite-Micro too, and measure its arena.
 
     Returns:
         The file's figures, and its own logits [N, classes].
@@ -39,7 +54,7 @@ def deliver(
     exported = tflite(outcome.artifact, path, variant=export.variant, backend=export.backend)
     answers = predict_all(tflite_predict(path), test.image)
     timing = latency(path)
-    return FileResult(
+    result = FileResult(
         name=export.file_name,
         variant=export.variant,
         backend=export.backend,
@@ -52,7 +67,31 @@ def deliver(
         ops=dict(exported.ops),
         checks=_compared(exported.parity) | _simulated(export, outcome, path, test.image),
         float_ops=_float_ops(flatbuffer.read(path)),
-    ), answers
+    )
+    return _on_micro(result, path, test.image) if on_micro else result, answers
+
+
+def _on_micro(result: FileResult, path: Path, images: np.ndarray) -> FileResult:
+    """The figures, with those of the file in TFLite-Micro."""
+    try:
+        measured = arena.measure(path)
+    except arena.MicroError as error:
+        return dataclasses.replace(result, micro=error.reasons)
+    images = images[:MICRO_PICTURES]
+    expected, found = (
+        tflite_predict(path, kernels=kernels)(images)
+        for kernels in (Kernels.REFERENCE, Kernels.MICRO)
+    )
+    finding = (
+        f"runs; arena {measured.smallest:,} bytes; {found.size:,} logits, "
+        f"{np.count_nonzero(found != expected):,} differ from those of the reference kernels"
+    )
+    return dataclasses.replace(
+        result,
+        micro=(),
+        arena_bytes=measured.smallest,
+        checks=result.checks | {"TFLite-Micro": finding},
+    )
 
 
 def _float_ops(file: flatbuffer.File) -> dict[str, int]:

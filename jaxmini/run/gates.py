@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from jaxmini.export import flatbuffer
 from jaxmini.run.report import quantity
@@ -183,6 +183,53 @@ class max_latency_ratio(Gate):
             says=lambda ratio: f"{_told(ratio, self.ratio)} times {self.other.file_name}",
             limit=f"at most {_exact(self.ratio)} times {self.other.file_name}",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class micro(Gate):
+    """TFLite-Micro, the interpreter of microcontrollers, has every operation of the file and runs it."""
+
+    export: Export
+
+    def __post_init__(self) -> None:
+        _require(self, "export", Export)
+
+    def judge(self, report: Report) -> Verdict:
+        return _verdict(
+            self,
+            self.export,
+            _result(report, self.export).micro,
+            holds=lambda obstacles: not obstacles,
+            says=lambda obstacles: "; ".join(obstacles) if obstacles else "runs in TFLite-Micro",
+            limit="runs in TFLite-Micro",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class max_arena(Gate):
+    """The file runs in TFLite-Micro with at most ``limit`` bytes (1 or more) of working memory."""
+
+    export: Export
+    limit: int
+
+    def __post_init__(self) -> None:
+        _require(self, "export", Export)
+        _require_number(self, "limit", 1)
+
+    def judge(self, report: Report) -> Verdict:
+        return _verdict(
+            self,
+            self.export,
+            _result(report, self.export).arena_bytes,
+            holds=lambda size: size <= self.limit,
+            says=lambda size: f"an arena of {size:,} bytes",
+            limit=f"an arena of at most {self.limit:,} bytes",
+        )
+
+
+def asks_for_micro(gates: Iterable[Gate], export: Export) -> bool:
+    """Whether one of the gates can be judged only by running the file of ``export`` in TFLite-Micro."""
+    return any(isinstance(gate, micro | max_arena) and gate.export == export for gate in gates)
 
 
 def _verdict(

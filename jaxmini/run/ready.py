@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmini.data import Dataset, Normalization
-from jaxmini.export import converter
+from jaxmini.export import arena, converter
 from jaxmini.model import Variables
-from jaxmini.run.gates import max_accuracy_drop
+from jaxmini.run.gates import asks_for_micro, max_accuracy_drop
 from jaxmini.run.outcome import transfer
 from jaxmini.run.stage import Contrastive, Recipe, Stage
 
@@ -34,6 +34,8 @@ def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
     for export in recipe.exports:
         for module in (BACKENDS[export.backend], *INTERPRETER):
             converter.require(module, export.backend)
+        if asks_for_micro(recipe.gates, export):
+            converter.require(arena.PACKAGE, arena.EXTRA)
     variables: dict[str, Variables] = {}
     for stage in recipe.stages:
         dataset = stage.data.load()

@@ -149,3 +149,15 @@ def test_an_exporter_that_is_not_installed_names_its_extra(monkeypatch, backend,
     stage = supervised(data=data.unlabelled(DIGITS))  # wrong too, and found later
     with pytest.raises(ImportError, match=rf"{module} is not installed.*jaxmini\[{backend}\]"):
         require(stage, exports=(Export(stage, "float32", backend),))
+
+
+@pytest.mark.parametrize("kind", [gates.micro, lambda file: gates.max_arena(file, 9)])
+def test_a_gate_that_needs_tflite_micro_is_told_before_anything_is_trained(
+    kind, monkeypatch: pytest.MonkeyPatch
+):
+    stage = supervised()
+    file = Export(stage, "float32", backend="litert")
+    monkeypatch.setitem(sys.modules, "tflite_micro", None)
+    ready.require(Recipe((stage,), (file,)), NORMALIZATION, 1)
+    with pytest.raises(ImportError, match=r"tflite_micro is not installed.*jaxmini\[micro\]"):
+        ready.require(Recipe((stage,), (file,), gates=(kind(file),)), NORMALIZATION, 1)
