@@ -1,0 +1,127 @@
+"""ONNX numbers: how those of a plan stand in a file, as floats or as integers between Q and DQ nodes.
+
+QuantizeLinear and DequantizeLinear carry our grids, so that a runtime may compute in integers what stands
+between them, and a reader that does not computes the same network in floats.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from jaxmini.compress.quantize.evaluate import Float
+from jaxmini.compress.quantize.frozen import Frozen, operand_name
+from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.plan import INPUT, Group, Plan, Weighted
+from jaxmini.data.views import Normalization
+from jaxmini.export.onnx_graph import Graph
+from jaxmini.model import Variables
+
+Arrange = Callable[[np.ndarray], np.ndarray]
+
+# Pixels are 0..255 in a file, and q = pixel - 128 on the grid of the network's input.
+PIXEL_OFFSET = 128
+
+
+class Numbers(Protocol):
+    """What a variant decides; every tensor is named as the graph names it."""
+
+    def pixels(self, graph: Graph, image: str) -> str:
+        """The network's input of uint8 pixels."""
+
+    def activation(self, graph: Graph, site: str, values: str) -> str:
+        """The values put on the grid of ``site``."""
+
+    def weight(self, graph: Graph, group: Weighted, arrange: Arrange, axis: int) -> tuple[str, str]:
+        """The kernel, from [..., O] as ``arrange`` puts it with the channels on ``axis``, and the bias [O]."""
+
+    def constant(self, graph: Graph, group: Group, position: int, arrange: Arrange) -> str:
+        """The operand at ``position`` of ``group.inputs``, as ``arrange`` puts it."""
+
+
+class Floats:
+    """Float32 throughout, every affine chain folded into its kernel."""
+
+    def __init__(self, plan: Plan, variables: Variables, normalization: Normalization) -> None:
+        # One compiled program: run one by one, hundreds of small operations would be compiled each.
+        folded = jax.jit(functools.partial(_folded, plan))(variables)
+        self._weights, self._constants = jax.device_get(folded)
+        self._normalization = normalization
+
+    def pixels(self, graph: Graph, image: str) -> str:
+        from onnx import TensorProto
+
+        mean = np.float32(self._normalization.zero_point + PIXEL_OFFSET)
+        scale = np.float32(self._normalization.scale)
+        levels = graph.node("Cast", image, to=TensorProto.FLOAT)
+        levels = graph.node("Sub", levels, graph.array("mean", mean))
+        return graph.node("Mul", levels, graph.array("scale", scale))
+
+    def activation(self, graph: Graph, site: str, values: str) -> str:
+        return values
+
+    def weight(self, graph: Graph, group: Weighted, arrange: Arrange, axis: int) -> tuple[str, str]:
+        kernel, bias = self._weights[group.name]
+        return graph.array("kernel", arrange(kernel)), graph.array("bias", bias)
+
+    def constant(self, graph: Graph, group: Group, position: int, arrange: Arrange) -> str:
+        return graph.array("constant", arrange(self._constants[operand_name(group, position)]))
+
+
+class Integers:
+    """The frozen integers: int8 activations and kernels, int32 biases, each followed by its DQ."""
+
+    def __init__(self, frozen: Frozen) -> None:
+        self._frozen = frozen
+
+    def pixels(self, graph: Graph, image: str) -> str:
+        grid = self._frozen.grids[INPUT]
+        scale = graph.array("scale", np.float32(grid.scale))
+        zero_point = graph.array("pixel_zero_point", np.uint8(grid.zero_point + PIXEL_OFFSET))
+        # The pixels' own grid is moved onto int8: the integers q = pixel - 128 are hit exactly.
+        return self.activation(graph, INPUT, graph.node("DequantizeLinear", image, scale, zero_point))
+
+    def activation(self, graph: Graph, site: str, values: str) -> str:
+        grid = _stored(graph, self._frozen.grids[site])
+        return graph.node("DequantizeLinear", graph.node("QuantizeLinear", values, *grid), *grid)
+
+    def weight(self, graph: Graph, group: Weighted, arrange: Arrange, axis: int) -> tuple[str, str]:
+        frozen = self._frozen.kernels[group.name]
+        steps = (frozen.scale, frozen.input_scale * frozen.scale)
+        arrays = (("kernel", arrange(frozen.kernel), axis), ("bias", frozen.bias, 0))
+        kernel, bias = (
+            graph.node(
+                "DequantizeLinear",
+                graph.array(name, values),
+                graph.array(f"{name}_scale", scale.astype(np.float32)),
+                graph.array(f"{name}_zero_point", np.zeros(scale.shape, values.dtype)),
+                axis=axis,
+            )
+            for (name, values, axis), scale in zip(arrays, steps, strict=True)
+        )
+        return kernel, bias
+
+    def constant(self, graph: Graph, group: Group, position: int, arrange: Arrange) -> str:
+        frozen = self._frozen.constants[operand_name(group, position)]
+        integers = graph.array("constant", arrange(frozen.values))
+        return graph.node("DequantizeLinear", integers, *_stored(graph, frozen.grid))
+
+
+def _stored(graph: Graph, grid: Grid) -> tuple[str, str]:
+    scale, zero_point = np.float32(grid.scale), np.int8(grid.zero_point)
+    return graph.array("scale", scale), graph.array("zero_point", zero_point)
+
+
+def _folded(plan: Plan, variables: Variables) -> tuple[dict, dict]:
+    """By name: kernel and bias of the groups that have them; the constant operands of the others."""
+    floats = Float(plan, variables)
+    weights = {group.name: floats.weight(group) for group in plan.weighted}
+    constants = {
+        operand_name(group, position): floats.constant(group, position)
+        for group in plan.groups
+        for position, value in enumerate(group.inputs)
+        if plan.is_constant(value)
+    }
+    return weights, constants
