@@ -21,8 +21,9 @@ from jaxmini.model import Variables
 
 Arrange = Callable[[np.ndarray], np.ndarray]
 
-# Pixels are 0..255 in a file, and q = pixel - 128 on the grid of the network's input.
-PIXEL_OFFSET = 128
+# A file's activations are uint8, q + 128: runtimes know uint8 activations beside int8 kernels best, and the
+# pixels 0..255 are then the integers of the network's input themselves.
+OFFSET = 128
 
 
 class Numbers(Protocol):
@@ -53,7 +54,7 @@ class Floats:
     def pixels(self, graph: Graph, image: str) -> str:
         from onnx import TensorProto
 
-        mean = np.float32(self._normalization.zero_point + PIXEL_OFFSET)
+        mean = np.float32(self._normalization.zero_point + OFFSET)
         scale = np.float32(self._normalization.scale)
         levels = graph.node("Cast", image, to=TensorProto.FLOAT)
         levels = graph.node("Sub", levels, graph.array("mean", mean))
@@ -71,17 +72,13 @@ class Floats:
 
 
 class Integers:
-    """The frozen integers: int8 activations and kernels, int32 biases, each followed by its DQ."""
+    """The frozen integers: uint8 activations, int8 kernels and int32 biases, each followed by its DQ."""
 
     def __init__(self, frozen: Frozen) -> None:
         self._frozen = frozen
 
     def pixels(self, graph: Graph, image: str) -> str:
-        grid = self._frozen.grids[INPUT]
-        scale = graph.array("scale", np.float32(grid.scale))
-        zero_point = graph.array("pixel_zero_point", np.uint8(grid.zero_point + PIXEL_OFFSET))
-        # The pixels' own grid is moved onto int8: the integers q = pixel - 128 are hit exactly.
-        return self.activation(graph, INPUT, graph.node("DequantizeLinear", image, scale, zero_point))
+        return graph.node("DequantizeLinear", image, *_stored(graph, self._frozen.grids[INPUT]))
 
     def activation(self, graph: Graph, site: str, values: str) -> str:
         grid = _stored(graph, self._frozen.grids[site])
@@ -105,12 +102,13 @@ class Integers:
 
     def constant(self, graph: Graph, group: Group, position: int, arrange: Arrange) -> str:
         frozen = self._frozen.constants[operand_name(group, position)]
-        integers = graph.array("constant", arrange(frozen.values))
+        integers = (arrange(frozen.values).astype(np.int16) + OFFSET).astype(np.uint8)
+        integers = graph.array("constant", integers)
         return graph.node("DequantizeLinear", integers, *_stored(graph, frozen.grid))
 
 
 def _stored(graph: Graph, grid: Grid) -> tuple[str, str]:
-    scale, zero_point = np.float32(grid.scale), np.int8(grid.zero_point)
+    scale, zero_point = np.float32(grid.scale), np.uint8(grid.zero_point + OFFSET)
     return graph.array("scale", scale), graph.array("zero_point", zero_point)
 
 

@@ -118,23 +118,22 @@ def _convolution(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
 def _scaling(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
     """A number a channel is a depthwise convolution with windows of one pixel."""
     rank, channels = len(source.order), group.channels[-1]
+    added = list(range(rank, 4))  # as pixels: a picture has two axes of them
     source = writer.arranged(source, channels_first(rank))
-    flat = rank == 2
-    if flat:
-        where = writer.graph.integers("axes", [2])
-        source = writer.moved("Unsqueeze", source, where, order=channels_first(3))
-    windows = (1,) * (len(source.order) - 2)
+    if added:
+        where = writer.graph.integers("axes", added)
+        source = writer.moved("Unsqueeze", source, where, order=channels_first(4))
     kernel, bias = writer.numbers.weight(
-        writer.graph, group, lambda k: k.reshape(channels, 1, *windows), 0
+        writer.graph, group, lambda k: k.reshape(channels, 1, 1, 1), 0
     )
     name = writer.graph.node(
-        "Conv", source.name, kernel, bias, kernel_shape=windows, group=channels
+        "Conv", source.name, kernel, bias, kernel_shape=(1, 1), group=channels
     )
     scaled = _finished(writer, group, name, source.order)
-    if not flat:
+    if not added:
         return scaled
-    where = writer.graph.integers("axes", [2])
-    return writer.moved("Squeeze", scaled, where, order=without(scaled.order, [1]))
+    where = writer.graph.integers("axes", added)
+    return writer.moved("Squeeze", scaled, where, order=channels_first(rank))
 
 
 def _dense(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
@@ -155,14 +154,20 @@ def _dense(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
 
 
 def _mean(writer: Writer, group: Mean, source: Tensor) -> Tensor:
-    before = writer.shape(group.inputs[0])
+    """The mean over all pixels is the pool that runtimes have an integer kernel for."""
+    before, order = writer.shape(group.inputs[0]), source.order
     kept = tuple(1 if axis in group.axes else size for axis, size in enumerate(before))
-    keeps = group.shape == kept
-    axes, order = source.axes(group.axes), source.order
-    name = writer.graph.node("ReduceMean", source.name, axes=axes, keepdims=int(keeps))
-    order = order if keeps else without(order, group.axes)
+    if order == channels_first(4) and sorted(group.axes) == [1, 2]:
+        name = writer.graph.node("GlobalAveragePool", source.name)
+    else:
+        axes = source.axes(group.axes)
+        name = writer.graph.node("ReduceMean", source.name, axes=axes, keepdims=1)
     mean = writer.rounded(name, order, group.site)
-    left = kept if keeps else tuple(before[axis] for axis in range(len(before)) if axis not in group.axes)
+    if group.shape == kept:
+        return mean
+    left = tuple(size for axis, size in enumerate(before) if axis not in group.axes)
+    where = writer.graph.integers("axes", source.axes(group.axes))
+    mean = writer.moved("Squeeze", mean, where, order=without(order, group.axes))
     return writer.reshaped(group.op, mean, left, group.shape)
 
 
