@@ -4,6 +4,7 @@ from jaxmini.export.artifact import Artifact, load, predict, save
 from jaxmini.export.constraints import ConstraintError
 from jaxmini.export.converter import ConversionError
 from jaxmini.export.metadata import describe_file
+from jaxmini.export.onnx import describe_onnx, onnx
 from jaxmini.export.parity import ParityError
 from jaxmini.export.tflite import Exported, integer_form, saved_model, tflite
 
@@ -14,8 +15,10 @@ __all__ = [
     "Exported",
     "ParityError",
     "describe_file",
+    "describe_onnx",
     "integer_form",
     "load",
+    "onnx",
     "predict",
     "save",
     "saved_model",

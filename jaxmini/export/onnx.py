@@ -37,9 +37,9 @@ EXAMPLE_BATCH = 2
 def onnx(
     artifact: Artifact, path: Path | str, *, variant: Variant = "float32", batch: int | None = None
 ) -> Exported:
-    """Write an artifact as an .onnx file (opset 17): ``image``, uint8 pixels [N, H, W, C] -> float32 ``logits``.
+    """Write an artifact as an .onnx file, opset 17: uint8 ``image`` [N, H, W, C] -> float32 ``logits``.
 
-    An int8 file holds the integers, scales and zero points of the trained network. Its logits are
+    Pixels go in as they are, the normalisation is inside. An int8 file holds the integers, scales and zero points of the trained network. Its logits are
     dequantized; ``describe_onnx`` says on which grid they lie.
 
     Args:
@@ -57,7 +57,9 @@ def onnx(
     if variant not in VARIANTS:
         near = difflib.get_close_matches(str(variant), VARIANTS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"onnx: unknown variant {variant!r}; there are {', '.join(VARIANTS)}{hint}")
+        raise ValueError(
+            f"onnx: unknown variant {variant!r}; there are {', '.join(VARIANTS)}{hint}"
+        )
     if batch is not None and batch < 1:
         raise ValueError(f"onnx: batch is {batch}; it must be at least 1, or None for any")
     converter.require("onnx", "onnx")

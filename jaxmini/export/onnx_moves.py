@@ -34,7 +34,9 @@ def move(writer: Writer, group: Move, operands: list[Tensor | None]) -> list[Ten
 def pooled(writer: Writer, kind: str, op: Op, source: Tensor) -> Tensor:
     """A ``MaxPool`` or ``AveragePool`` over windows of pixels, without padding of its own."""
     params, rank = op.params, len(source.order)
-    ends = [params[name][axis] for name in ("window_dimensions", "window_strides") for axis in (0, -1)]
+    ends = [
+        params[name][axis] for name in ("window_dimensions", "window_strides") for axis in (0, -1)
+    ]
     if rank < 3 or any(size != 1 for size in ends):
         refuse(op, "its windows reach over the batch or the channels", "pool over pixels")
     if any(step != 1 for step in params["base_dilation"]):

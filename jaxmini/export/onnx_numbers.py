@@ -36,7 +36,7 @@ class Numbers(Protocol):
         """The values put on the grid of ``site``."""
 
     def weight(self, graph: Graph, group: Weighted, arrange: Arrange, axis: int) -> tuple[str, str]:
-        """The kernel, from [..., O] as ``arrange`` puts it with the channels on ``axis``, and the bias [O]."""
+        """The kernel, arranged from [..., O] to have its channels on ``axis``, and the bias [O]."""
 
     def constant(self, graph: Graph, group: Group, position: int, arrange: Arrange) -> str:
         """The operand at ``position`` of ``group.inputs``, as ``arrange`` puts it."""

@@ -126,9 +126,7 @@ def _scaling(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
     kernel, bias = writer.numbers.weight(
         writer.graph, group, lambda k: k.reshape(channels, 1, 1, 1), 0
     )
-    name = writer.graph.node(
-        "Conv", source.name, kernel, bias, kernel_shape=(1, 1), group=channels
-    )
+    name = writer.graph.node("Conv", source.name, kernel, bias, kernel_shape=(1, 1), group=channels)
     scaled = _finished(writer, group, name, source.order)
     if not added:
         return scaled
