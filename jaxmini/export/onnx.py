@@ -39,8 +39,9 @@ def onnx(
 ) -> Exported:
     """Write an artifact as an .onnx file, opset 17: uint8 ``image`` [N, H, W, C] -> float32 ``logits``.
 
-    Pixels go in as they are, the normalisation is inside. An int8 file holds the integers, scales and zero points of the trained network. Its logits are
-    dequantized; ``describe_onnx`` says on which grid they lie.
+    Pixels go in as they are, the normalisation is inside. An int8 file holds the integers, scales and zero
+    points of the trained network; its logits are dequantized, and ``describe_onnx`` says on which grid
+    they lie.
 
     Args:
         artifact: of a model from pictures to logits whose operations the quantizer knows. For ``int8`` it

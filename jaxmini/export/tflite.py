@@ -111,19 +111,6 @@ def tflite(
     )
 
 
-def saved_model(artifact: Artifact, folder: Path | str) -> Path:
-    """Write an artifact as a TensorFlow SavedModel: float32 pixels 0..255 of any batch -> ``logits``.
-
-    Raises:
-        ImportError: TensorFlow is not installed.
-        ConversionError: jax2tf failed.
-    """
-    jax2tf.saved_model(
-        pixel_function(artifact), artifact.variables, artifact.input_spec(1), Path(folder)
-    )
-    return Path(folder)
-
-
 def _float_file(artifact: Artifact, variant: Variant, backend: Backend) -> bytes:
     if is_quantized(artifact.model):
         raise ValueError(
