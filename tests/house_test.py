@@ -90,6 +90,18 @@ def test_tensorflow_is_imported_only_where_it_is_called():
                 assert path.name in users, f"{path} imports TensorFlow"
 
 
+def test_optional_packages_are_imported_inside_functions():
+    """``jaxmini`` can be imported without any extra; scripts of child processes import what they like."""
+    optional = {"ai_edge_litert", "flatbuffers", "litert_converter", "onnx", "onnxruntime"}
+    scripts = {"convert_jax2tf.py", "convert_litert.py", "run_saved_model.py"}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found = optional & {name.split(".")[0] for name in names}
+            assert not found or path.name in scripts, f"{path} imports {found}"
+
+
 def test_no_room_without_a_noun():
     for path in FILES:
         assert not {"utils", "util", "common", "helpers", "misc"} & {*path.parts, path.stem}

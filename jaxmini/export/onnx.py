@@ -122,6 +122,26 @@ def load_model(source: Path | str | bytes) -> tuple[Any, str]:
     return model, where
 
 
+def float_ops_of(source: Path | str | bytes) -> dict[str, int]:
+    """How many of each operation of a file read or give floats, constants included.
+
+    What stands between Q and DQ nodes does, as the file says it; a runtime may compute it in integers.
+
+    Raises:
+        ValueError, ImportError: as ``describe_onnx``.
+    """
+    import onnx as package
+
+    model, _ = load_model(source)
+    graph = package.shape_inference.infer_shapes(model, strict_mode=True).graph
+    typed = (*graph.value_info, *graph.input, *graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in typed}
+    types |= {array.name: array.data_type for array in graph.initializer}
+    floats = {name for name, kind in types.items() if kind == package.TensorProto.FLOAT}
+    nodes = [node for node in graph.node if not floats.isdisjoint((*node.input, *node.output))]
+    return dict(Counter(node.op_type for node in nodes))
+
+
 def _prepared(
     artifact: Artifact, variant: Variant, batch: int
 ) -> tuple[Plan, Numbers, dict[str, Json]]:

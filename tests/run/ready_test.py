@@ -12,6 +12,7 @@ from jaxmini.compress import quantize
 from jaxmini.data import Normalization
 from jaxmini.model import with_head
 from jaxmini.run import gates, ready
+from jaxmini.run.formats import Onnx, SavedModel, StableHLO
 from jaxmini.run.stage import Contrastive, Distill, Export, Recipe, Stage, Supervised
 
 DIGITS = data.digits()
@@ -149,3 +150,21 @@ def test_an_exporter_that_is_not_installed_names_its_extra(monkeypatch, backend,
     stage = supervised(data=data.unlabelled(DIGITS))  # wrong too, and found later
     with pytest.raises(ImportError, match=rf"{module} is not installed.*jaxmini\[{backend}\]"):
         require(stage, exports=(Export(stage, "float32", backend),))
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "extra"),
+    [(Onnx, "onnx", "onnx"), (Onnx, "onnxruntime", "onnx"), (SavedModel, "tensorflow", "jax2tf")],
+)
+def test_the_packages_of_other_formats_are_asked_for(monkeypatch, kind, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    stage = supervised(data=data.unlabelled(DIGITS))
+    with pytest.raises(ImportError, match=rf"{module} is not installed.*jaxmini\[{extra}\]"):
+        require(stage, exports=(kind(stage, "float32"),))
+
+
+def test_a_net_without_a_form_in_onnx_is_refused_before_it_is_trained():
+    stage = supervised(model=Sine())
+    require(stage, exports=(StableHLO(stage), Export(stage, "float32")))
+    with pytest.raises(ValueError, match=r"'sin' in the module Sine"):
+        require(stage, exports=(Onnx(stage, "float32"),))
