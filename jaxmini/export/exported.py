@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmini.export import metadata
+from jaxmini.export import metadata, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact, Predict, pixel_function
 from jaxmini.export.lowering import lower
@@ -68,10 +67,9 @@ def stablehlo(
         ) from error
     program = bytes(exported.serialize())
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = _manifest(artifact, exported, program, platforms, batch)
-    _write(folder / PROGRAM, program)
-    _write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    whole.write(folder / PROGRAM, program)
+    whole.write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return folder
 
 
@@ -184,9 +182,3 @@ def _manifest(
         "provenance": dict(artifact.provenance),
         "sha256": hashlib.sha256(program).hexdigest(),
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ import numpy as np
 
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
-from jaxmini.export import converter, metadata
+from jaxmini.export import converter, metadata, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.onnx_graph import OPSET
@@ -68,7 +67,7 @@ def onnx(
     model = _model(artifact, plan, numbers, batch, _description(artifact, variant, batch, output))
     content = model.SerializeToString(deterministic=True)
     path = Path(path)
-    _write(path, content)
+    whole.write(path, content)
     return Exported(
         path=path,
         variant=variant,
@@ -191,11 +190,3 @@ def _description(
         "opset": OPSET,
         "provenance": dict(artifact.provenance),
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that a file of this name is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

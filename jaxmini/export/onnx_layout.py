@@ -75,7 +75,7 @@ class Writer:
     def __init__(self, plan: Plan, numbers: Numbers, *, open_batch: bool) -> None:
         self.plan, self.numbers, self.open_batch = plan, numbers, open_batch
         self.graph = Graph()
-        self._arranged: dict[tuple[str, Order], Tensor] = {}
+        self._transposed: dict[tuple[str, Order], str] = {}
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """Shape of a value in the plan."""
@@ -96,11 +96,11 @@ class Writer:
         """The tensor with its axes in that order; transposed once, whoever asks for it."""
         if tensor.order == order:
             return tensor
-        key = tensor.name, order
-        if key not in self._arranged:
-            perm = tensor.axes(order)
-            self._arranged[key] = self.moved("Transpose", tensor, order=order, perm=perm)
-        return self._arranged[key]
+        key = tensor.name, tuple(tensor.axes(order))
+        if key not in self._transposed:
+            moved = self.moved("Transpose", tensor, order=order, perm=key[1])
+            self._transposed[key] = moved.name
+        return Tensor(self._transposed[key], order, tensor.site)
 
     def in_jax_order(self, tensor: Tensor) -> Tensor:
         return self.arranged(tensor, as_in_jax(len(tensor.order)))
@@ -109,7 +109,8 @@ class Writer:
         self, op: Op, tensor: Tensor, before: Sequence[int], after: Sequence[int]
     ) -> Tensor:
         """The tensor, of the shape ``before`` in the plan, with the shape ``after``, for ``op``."""
-        if tuple(before) == tuple(after):
+        before, after = tuple(before), tuple(after)
+        if before == after:
             return tensor
         self.require_batch(op, before[:1] == after[:1], "it mixes the batch with other axes")
         sizes = [0, *after[1:]] if self.open_batch else after  # 0 keeps a size as it is

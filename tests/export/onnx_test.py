@@ -60,7 +60,23 @@ class Shapes(nn.Module):
 
 SHAPE = (12, 12, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), dtype=np.uint8)
-NETS = [Residual, Bottlenecks, Branches, PreActivation, Shared, Shapes, Block]
+
+
+class Turned(nn.Module):
+    """One tensor read as it is and transposed, channels first and last; channels gated by their means."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Conv(4, (3, 3))(x))
+        y = x.swapaxes(1, 2)
+        z = nn.Conv(4, (3, 3))(y) + nn.Conv(4, (3, 3))(x)
+        gate = nn.relu6(nn.Dense(4)(z.mean((1, 2))))[:, None, None, :]
+        z = z * jnp.broadcast_to(gate, z.shape)
+        rows = [nn.Dense(6)(part.reshape(part.shape[0], -1)) for part in (x, y, z)]
+        return nn.Dense(4)(nn.relu(rows[0] + rows[1] - rows[2]))
+
+
+NETS = [Residual, Bottlenecks, Branches, PreActivation, Shared, Shapes, Turned, Block]
 
 
 def name_of(net: type) -> str:
