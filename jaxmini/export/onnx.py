@@ -1,7 +1,7 @@
 """onnx: an artifact as one .onnx file, float32 or int8, written node by node from its plan.
 
 No converter is involved: the plan's groups have a form each, and the int8 file holds the frozen integers and
-grids, in QuantizeLinear and DequantizeLinear. Pixels go in, logits come out, and labels are inside.
+grids, in QuantizeLinear and DequantizeLinear; it is read back and compared before it is written.
 """
 
 import dataclasses
@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
-from jaxmini.export import converter, metadata, whole
+from jaxmini.export import converter, metadata, onnx_parity, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.onnx_graph import OPSET
@@ -52,6 +54,7 @@ def onnx(
     Raises:
         ValueError: unknown variant, one that the model cannot have, or an operation that has no form in the
             file: names it and its module.
+        ParityError: a number in the int8 file is not the frozen one.
         ImportError: onnx is not installed; names the extra that brings it.
     """
     if variant not in VARIANTS:
@@ -63,8 +66,10 @@ def onnx(
     if batch is not None and batch < 1:
         raise ValueError(f"onnx: batch is {batch}; it must be at least 1, or None for any")
     converter.require("onnx", "onnx")
-    plan, numbers, output = _prepared(artifact, variant, batch or EXAMPLE_BATCH)
+    plan, numbers, frozen = _prepared(artifact, variant, batch or EXAMPLE_BATCH)
+    output = {} if frozen is None else _grid(frozen.grids[plan.output_site])
     model = _model(artifact, plan, numbers, batch, _description(artifact, variant, batch, output))
+    compared = None if frozen is None else onnx_parity.check(model, plan, frozen)
     content = model.SerializeToString(deterministic=True)
     path = Path(path)
     whole.write(path, content)
@@ -75,7 +80,7 @@ def onnx(
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         ops=dict(Counter(node.op_type for node in model.graph.node)),
-        parity=None,
+        parity=compared,
     )
 
 
@@ -143,20 +148,22 @@ def float_ops_of(source: Path | str | bytes) -> dict[str, int]:
 
 def _prepared(
     artifact: Artifact, variant: Variant, batch: int
-) -> tuple[Plan, Numbers, dict[str, Json]]:
-    """The plan, how its numbers are written, and the grid of the logits, if they have one."""
+) -> tuple[Plan, Numbers, Frozen | None]:
+    """The plan, how its numbers are written, and the integers among them."""
     if variant == "int8":
         plan, frozen = integer_form(artifact, batch)
-        grid = frozen.grids[plan.output_site]
-        output = {"scale": float(np.float32(grid.scale)), "zero_point": int(grid.zero_point)}
-        return plan, Integers(frozen), output
+        return plan, Integers(frozen), frozen
     if is_quantized(artifact.model):
         raise ValueError(
             "onnx: the model is quantized, and variant='float32' would leave out its roundings; export it "
             "as variant='int8', or the float model it was made from"
         )
     plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(batch))
-    return plan, Floats(plan, artifact.variables, artifact.normalization), {}
+    return plan, Floats(plan, artifact.variables, artifact.normalization), None
+
+
+def _grid(grid: Grid) -> dict[str, Json]:
+    return {"scale": float(np.float32(grid.scale)), "zero_point": int(grid.zero_point)}
 
 
 def _model(

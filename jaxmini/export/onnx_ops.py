@@ -170,7 +170,11 @@ def _mean(writer: Writer, group: Mean, source: Tensor) -> Tensor:
 
 
 def _average_pool(writer: Writer, group: AveragePool, source: Tensor) -> Tensor:
-    """The zeros of the padding are counted, so they are put there before."""
+    """The zeros of the padding are counted, so they are put there before.
+
+    The average of an even count may be a tie, which QuantizeLinear rounds to even and .tflite kernels round
+    away from zero: the one operation whose integers differ, by one.
+    """
     sides = group.op.params["padding"]
     return pooled(writer, "AveragePool", group.op, padded(writer, source, sides))
 

@@ -119,6 +119,7 @@ def _onnx(export: Onnx, artifact: Artifact, path: Path) -> Written:
         timing=onnx_latency(path, warmup=WARMUP, runs=RUNS),
         ops=exported.ops,
         float_ops=float_ops_of(path),
+        compared=_compared(exported.parity),
         integers={
             way: onnx_integers(path, optimized=optimized)
             for way, optimized in ways.items()

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -19,7 +20,15 @@ from onnx import numpy_helper
 
 from jaxmini.compress.quantize import calibrate, simulate
 from jaxmini.evaluate.onnx_runtime import onnx_integers, onnx_predict
-from jaxmini.export import Artifact, describe_onnx, integer_form, onnx, predict
+from jaxmini.export import (
+    Artifact,
+    ParityError,
+    describe_onnx,
+    integer_form,
+    onnx,
+    onnx_parity,
+    predict,
+)
 from jaxmini.export.distance import Distance, compare
 from jaxmini.model import from_linen
 from tests.compress.quantize.quantize_nets import (
@@ -176,6 +185,45 @@ def test_every_stored_number_is_the_frozen_one(net: type, tmp_path: Path):
     for constant in frozen.constants.values():  # in whatever order of axes
         integers = (constant.values.astype(np.int16) + 128).astype(np.uint8)
         assert bytes(sorted(integers.tobytes())) in constants
+
+
+def retyped(array: package.TensorProto, change: Callable[[np.ndarray], None]) -> None:
+    values = numpy_helper.to_array(array).copy()
+    change(values)
+    array.CopyFrom(numpy_helper.from_array(values, array.name))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Branches/second:conv/kernel", "Branches/second:conv kernel: 432 numbers int8"),
+        ("Branches/second:conv/kernel_scale", "Branches/second:conv kernel scale"),
+        ("Branches/second:conv/bias", "Branches/second:conv bias: 8 numbers int32"),
+        ("Branches/second:conv/bias_scale", "bias scale: it is not input scale"),
+        ("Branches/second:conv/scale", r"Branches/second:conv: \(scale, zero point\) is"),
+        ("scale", r"input: \(scale, zero point\) is"),
+    ],
+)
+def test_a_changed_number_is_found(name: str, message: str, tmp_path: Path):
+    artifact = artifact_of(Branches(), integer=True)
+    exported = onnx(artifact, tmp_path / "net.onnx", variant="int8")
+    plan, frozen = integer_form(artifact, 2)
+    model = package.load(exported.path)
+    assert onnx_parity.check(model, plan, frozen) == exported.parity
+    assert exported.parity.kernel_integers == sum(k.kernel.size for k in frozen.kernels.values())
+    (array,) = (a for a in model.graph.initializer if a.name == name)
+    retyped(array, lambda values: np.multiply(values, 2, out=values, casting="unsafe"))
+    with pytest.raises(ParityError, match=message):
+        onnx_parity.check(model, plan, frozen)
+
+
+def test_a_changed_constant_is_found(tmp_path: Path):
+    artifact = artifact_of(Shapes(), integer=True)
+    model = package.load(onnx(artifact, tmp_path / "net.onnx", variant="int8").path)
+    (array,) = (a for a in model.graph.initializer if a.name.endswith("mul/constant"))
+    retyped(array, lambda values: np.add(values, 1, out=values))
+    with pytest.raises(ParityError, match="mul: constant operand 1 of it is not in the file"):
+        onnx_parity.check(model, *integer_form(artifact, 2))
 
 
 CONVOLUTION = st.fixed_dictionaries(
