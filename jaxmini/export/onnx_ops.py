@@ -173,7 +173,7 @@ def _average_pool(writer: Writer, group: AveragePool, source: Tensor) -> Tensor:
     """The zeros of the padding are counted, so they are put there before.
 
     The average of an even count may be a tie, which QuantizeLinear rounds to even and .tflite kernels round
-    away from zero: the one operation whose integers differ, by one.
+    away from zero: there the files differ by one step.
     """
     sides = group.op.params["padding"]
     return pooled(writer, "AveragePool", group.op, padded(writer, source, sides))

@@ -42,7 +42,7 @@ from tests.compress.quantize.quantize_nets import (
 from tests.export.conftest import NORMALIZATION, Block, quantized
 
 # The average of four pixels may be a tie, which QuantizeLinear rounds to even and .tflite kernels away from
-# zero: the one operation that differs.
+# zero.
 AVERAGING = functools.partial(Block, branches=True)
 
 
