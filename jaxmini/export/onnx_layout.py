@@ -5,7 +5,7 @@ is transposed where one is read that asks for another order; so a chain of convo
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,10 +55,10 @@ def without(order: Order, axes: Sequence[int]) -> Order:
     return tuple(kept.index(axis) for axis in order if axis in kept)
 
 
-def refuse(op: Op, reason: str, remedy: str) -> NoReturn:
-    """Raise the ValueError that says why ``op`` has no place in the file."""
+def refusal(op: Op, reason: str, remedy: str) -> ValueError:
+    """The error that says why ``op`` has no place in the file."""
     where = f"the module {op.path}" if op.path else "the model"
-    raise ValueError(f"onnx: {reason} ({op.name!r} in {where}): {remedy}")
+    return ValueError(f"onnx: {reason} ({op.name!r} in {where}): {remedy}")
 
 
 class Writer:
@@ -121,7 +121,7 @@ class Writer:
     def require_batch(self, op: Op, kept: bool, reason: str) -> None:
         """See that an operation leaves the first axis alone where that is open."""
         if self.open_batch and not kept:
-            refuse(op, reason, "export it with a fixed batch, onnx(..., batch=1)")
+            raise refusal(op, reason, "export it with a fixed batch, onnx(..., batch=1)")
 
     def constant(self, group: Group, position: int, order: Order) -> str:
         """A constant operand in an order; one row of it where the batch is open."""

@@ -10,12 +10,15 @@ from jaxmini.export.onnx_layout import (
     Tensor,
     Writer,
     channels_first,
-    refuse,
+    refusal,
     without,
 )
 
 # A slice that ends here goes on to the first element when it runs backwards.
 BEYOND_FIRST = np.iinfo(np.int64).min
+
+NO_FORM = "it has no form in an ONNX file"
+OUTSIDE = "compute it outside the model, or replace it"
 
 Form = Callable[[Writer, Move, list[Tensor]], list[Tensor]]
 
@@ -27,7 +30,7 @@ def move(writer: Writer, group: Move, operands: list[Tensor | None]) -> list[Ten
         ValueError: its operation has no form; names it, its module, and what to do.
     """
     if group.op.name not in MOVES:
-        refuse(group.op, "it has no form in an ONNX file", "compute it outside the model")
+        raise refusal(group.op, NO_FORM, OUTSIDE)
     return MOVES[group.op.name](writer, group, operands)
 
 
@@ -38,9 +41,9 @@ def pooled(writer: Writer, kind: str, op: Op, source: Tensor) -> Tensor:
         params[name][axis] for name in ("window_dimensions", "window_strides") for axis in (0, -1)
     ]
     if rank < 3 or any(size != 1 for size in ends):
-        refuse(op, "its windows reach over the batch or the channels", "pool over pixels")
+        raise refusal(op, "its windows reach over the batch or the channels", "pool over pixels")
     if any(step != 1 for step in params["base_dilation"]):
-        refuse(op, "its input is dilated", "pool without base_dilation")
+        raise refusal(op, "its input is dilated", "pool without base_dilation")
     source = writer.arranged(source, channels_first(rank))
     pixels = slice(1, -1)
     attributes = {
@@ -73,7 +76,7 @@ def _max_pool(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tenso
 def _pad(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tensor]:
     config = group.op.params["padding_config"]
     if any(inner for _, _, inner in config):
-        refuse(group.op, "it pads between elements", "repeat pixels, or pad at the sides")
+        raise refusal(group.op, "it pads between elements", "repeat pixels, or pad at the sides")
     writer.require_batch(group.op, config[0][:2] == (0, 0), "it pads the batch")
     return [padded(writer, operands[0], [(low, high) for low, high, _ in config])]
 

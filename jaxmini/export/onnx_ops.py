@@ -22,10 +22,10 @@ from jaxmini.export.onnx_layout import (
     Writer,
     as_in_jax,
     channels_first,
-    refuse,
+    refusal,
     without,
 )
-from jaxmini.export.onnx_moves import move, padded, pooled
+from jaxmini.export.onnx_moves import NO_FORM, OUTSIDE, move, padded, pooled
 from jaxmini.export.onnx_numbers import Numbers
 
 ELEMENTWISE = {"add": "Add", "mul": "Mul", "sub": "Sub"}
@@ -72,7 +72,7 @@ def _form(writer: Writer, group: Group, operands: list[Tensor | None]) -> list[T
             return [_mean(writer, group, *operands)]
         case Elementwise():
             return [_elementwise(writer, group, operands)]
-    raise TypeError(f"onnx: no form for a group of the kind {type(group).__name__}")
+    raise refusal(group.op, NO_FORM, OUTSIDE)
 
 
 def _finished(writer: Writer, group: Group, name: str, order: tuple[int, ...]) -> Tensor:
@@ -95,7 +95,7 @@ def _product(group: Weighted) -> Callable[[Writer, Weighted, Tensor], Tensor]:
 def _convolution(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
     params, rank = group.op.params, len(source.order)
     if any(side < 0 for sides in params["padding"] for side in sides):
-        refuse(group.op, "its padding is negative", "cut the picture with a slice")
+        raise refusal(group.op, "its padding is negative", "cut the picture with a slice")
     source = writer.arranged(source, channels_first(rank))
     to_channels_first = (rank - 1, rank - 2, *range(rank - 2))  # HWIO -> OIHW
     kernel, bias = writer.numbers.weight(
@@ -187,5 +187,7 @@ def _elementwise(writer: Writer, group: Elementwise, operands: list[Tensor | Non
         else writer.arranged(operand, first.order).name
         for position, operand in enumerate(operands)
     ]
+    if group.op.name not in ELEMENTWISE:
+        raise refusal(group.op, NO_FORM, OUTSIDE)
     name = writer.graph.node(ELEMENTWISE[group.op.name], *names)
     return _finished(writer, group, name, first.order)

@@ -1,5 +1,6 @@
 """ONNX files: what they answer, what they store, and what is refused."""
 
+import dataclasses
 import functools
 import hashlib
 from collections import Counter
@@ -18,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from jaxmini.compress.quantize import calibrate, simulate
+from jaxmini.compress.quantize import calibrate, make_plan, simulate
+from jaxmini.compress.quantize.plan import Elementwise, Group, Move
 from jaxmini.evaluate.onnx_runtime import onnx_integers, onnx_predict
 from jaxmini.export import (
     Artifact,
@@ -30,6 +32,8 @@ from jaxmini.export import (
     predict,
 )
 from jaxmini.export.distance import Distance, compare
+from jaxmini.export.onnx_numbers import Floats
+from jaxmini.export.onnx_ops import translate
 from jaxmini.model import from_linen
 from tests.compress.quantize.quantize_nets import (
     Bottlenecks,
@@ -361,6 +365,24 @@ def test_operations_without_a_form_are_named(net: type, message: str, tmp_path: 
     with pytest.raises(ValueError, match=message):
         onnx(artifact, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_groups_that_are_new_to_it_are_named():
+    """Whatever the quantizer learns is an error here until it has a form."""
+    artifact = artifact_of(Residual(), integer=False)
+    plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(2))
+    numbers = Floats(plan, artifact.variables, NORMALIZATION)
+    group = plan.groups[0]
+    for other in (
+        Group("a", "a", group.inputs, group.outputs, group.op),
+        Move("a", "a", group.inputs, group.outputs, group.op),
+        Elementwise("a", "a", group.inputs, group.outputs, group.op, None),
+    ):
+        changed = dataclasses.replace(plan, groups=(other,))
+        with pytest.raises(
+            ValueError, match="no form .*'conv_general_dilated' in the module Residual/"
+        ):
+            translate(changed, numbers, "image", open_batch=True)
 
 
 def test_impossible_exports_are_refused(
