@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -17,102 +16,24 @@ import pytest
 from flax.core import FrozenDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
 
-from jaxmini.compress.quantize import calibrate, make_plan, simulate
+from jaxmini.compress.quantize import make_plan, simulate
 from jaxmini.compress.quantize.plan import Elementwise, Group, Move
 from jaxmini.evaluate.onnx_runtime import onnx_integers, onnx_predict
 from jaxmini.export import (
     Artifact,
-    ParityError,
     describe_onnx,
     integer_form,
     onnx,
-    onnx_parity,
     predict,
 )
 from jaxmini.export.distance import Distance, compare
 from jaxmini.export.onnx_numbers import Floats
 from jaxmini.export.onnx_ops import translate
 from jaxmini.model import from_linen
-from tests.compress.quantize.quantize_nets import (
-    Bottlenecks,
-    Branches,
-    PreActivation,
-    Residual,
-    Shared,
-    disturbed,
-)
-from tests.export.conftest import NORMALIZATION, Block, quantized
-
-# The average of four pixels may be a tie, which QuantizeLinear rounds to even and .tflite kernels away from
-# zero.
-AVERAGING = functools.partial(Block, branches=True)
-
-
-class Shapes(nn.Module):
-    """Whatever moves numbers: transposes, reversals, heads, repetitions, a constant that is joined."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.Conv(8, (3, 3), padding=((1, 0), (2, 1)), kernel_dilation=(1, 2))(x)
-        x = nn.relu(nn.Conv(8, (3, 2), strides=(2, 1), feature_group_count=4)(x))
-        x = jnp.swapaxes(x, 1, 2)[:, ::-1, 1:, :]
-        x = jax.lax.pad(x, 0.0, ((0, 0, 0), (1, 2, 0), (0, -1, 0), (0, 0, 0)))
-        x = nn.relu6(nn.Conv(6, (2, 2))(x))
-        x = x.reshape(x.shape[0], -1, 6)
-        token = self.param("token", nn.initializers.normal(1.0), (1, 1, 6))
-        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, 6)), x], 1)
-        a, b = jnp.split(nn.Dense(8)(x), (3,), -1)
-        x = nn.relu(nn.DenseGeneral((2, 3))(jnp.concatenate([b, a], -1)))
-        x = nn.DenseGeneral(5, axis=(-2, -1))(x).transpose(0, 2, 1)
-        mean = jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
-        x = nn.relu(x - mean) * self.param("gain", nn.initializers.normal(1.0), (1, *x.shape[1:]))
-        return nn.Dense(4)(x.reshape(x.shape[0], -1)[:, ::3])
-
-
-SHAPE = (12, 12, 3)
-IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), dtype=np.uint8)
-
-
-class Turned(nn.Module):
-    """One tensor read as it is and transposed, channels first and last; channels gated by their means."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.relu(nn.Conv(4, (3, 3))(x))
-        y = x.swapaxes(1, 2)
-        z = nn.Conv(4, (3, 3))(y) + nn.Conv(4, (3, 3))(x)
-        gate = nn.relu6(nn.Dense(4)(z.mean((1, 2))))[:, None, None, :]
-        z = z * jnp.broadcast_to(gate, z.shape)
-        rows = [nn.Dense(6)(part.reshape(part.shape[0], -1)) for part in (x, y, z)]
-        return nn.Dense(4)(nn.relu(rows[0] + rows[1] - rows[2]))
-
-
-NETS = [Residual, Bottlenecks, Branches, PreActivation, Shared, Shapes, Turned, Block]
-
-
-def name_of(net: type) -> str:
-    return getattr(net, "__name__", "Averaging")
-
-
-@functools.cache
-def artifact_of(module: nn.Module, *, integer: bool) -> Artifact:
-    """The network with variables as after training, of which nothing is compiled."""
-    model, rng = from_linen(module), np.random.default_rng(0)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        spread = 1 if path[-1].key == "token" else leaf.size**-0.5 * leaf.shape[-1] ** 0.5
-        return rng.normal(0, spread, leaf.shape).astype(np.float32)
-
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
-    variables = disturbed(jax.tree_util.tree_map_with_path(draw, shapes))
-    logits, _ = jax.eval_shape(model.apply, variables, jnp.zeros((1, *SHAPE)))
-    labels = tuple(map(str, range(logits.shape[1])))
-    if integer:
-        model = quantized(module)
-        variables = calibrate(model, variables, [NORMALIZATION(jnp.asarray(IMAGES))])
-    return Artifact(model, variables, labels, NORMALIZATION, SHAPE, {"made": "by a test"})
+from tests.compress.quantize.quantize_nets import Bottlenecks, Residual
+from tests.export.conftest import NORMALIZATION
+from tests.export.onnx_nets import AVERAGING, IMAGES, NETS, SHAPE, Shapes, artifact_of, name_of
 
 
 def distance_of(artifact: Artifact, path: Path) -> list[Distance]:
@@ -150,84 +71,6 @@ def test_ties_of_an_average_pool_are_within_one_step(tmp_path: Path):
     for found in distance_of(artifact, path):
         assert found.largest <= 1
         assert found.agreement >= 0.95
-
-
-@pytest.mark.parametrize("net", [Residual, Branches, Shapes], ids=name_of)
-def test_every_stored_number_is_the_frozen_one(net: type, tmp_path: Path):
-    artifact = artifact_of(net(), integer=True)
-    model = package.load(onnx(artifact, tmp_path / "net.onnx", variant="int8").path)
-    plan, frozen = integer_form(artifact)
-    # The parameters of every Q and DQ are grids of the plan, and every grid is there.
-    stored = {a.name: numpy_helper.to_array(a) for a in model.graph.initializer}
-    nodes = {node.output[0]: node for node in model.graph.node}
-    rounding = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    found = {tuple(stored[name].item() for name in node.input[1:]) for node in rounding}
-    grids = {n: (float(g.scale), int(g.zero_point) + 128) for n, g in frozen.grids.items()}
-    assert found | {grids["input"]} == set(grids.values())
-    for node in rounding:  # each Q is read by DQs of the same grid
-        for reader in (n for n in model.graph.node if node.output[0] in n.input):
-            assert list(reader.input[1:]) == list(node.input[1:])
-    products = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
-    assert len(products) == len(plan.weighted)
-    for node, group in zip(products, plan.weighted, strict=True):
-        kernel = nodes[node.input[1]]
-        integers, scale, zero_point = (stored[name] for name in kernel.input)
-        axis = {a.name: a.i for a in kernel.attribute}["axis"]
-        assert integers.dtype == np.int8
-        assert not zero_point.any()
-        want = frozen.kernels[group.name]
-        assert integers.shape[axis] == scale.size
-        np.testing.assert_array_equal(scale, want.scale)
-        last = np.moveaxis(integers, axis, -1)  # [I, H, W, O] of a convolution
-        if integers.ndim == 4 and group.kernel is not None:
-            last = np.moveaxis(last, 0, 2)
-        np.testing.assert_array_equal(last.ravel(), want.kernel.ravel())
-    biases = [array for array in stored.values() if array.dtype == np.int32 and array.any()]
-    wanted = [kernel.bias for kernel in frozen.kernels.values() if kernel.bias.any()]
-    assert sorted(a.tolist() for a in biases) == sorted(a.tolist() for a in wanted)
-    constants = {bytes(sorted(a.tobytes())) for a in stored.values() if a.dtype == np.uint8}
-    for constant in frozen.constants.values():  # in whatever order of axes
-        integers = (constant.values.astype(np.int16) + 128).astype(np.uint8)
-        assert bytes(sorted(integers.tobytes())) in constants
-
-
-def retyped(array: package.TensorProto, change: Callable[[np.ndarray], None]) -> None:
-    values = numpy_helper.to_array(array).copy()
-    change(values)
-    array.CopyFrom(numpy_helper.from_array(values, array.name))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("Branches/second:conv/kernel", "Branches/second:conv kernel: 432 numbers int8"),
-        ("Branches/second:conv/kernel_scale", "Branches/second:conv kernel scale"),
-        ("Branches/second:conv/bias", "Branches/second:conv bias: 8 numbers int32"),
-        ("Branches/second:conv/bias_scale", "bias scale: it is not input scale"),
-        ("Branches/second:conv/scale", r"Branches/second:conv: \(scale, zero point\) is"),
-        ("scale", r"input: \(scale, zero point\) is"),
-    ],
-)
-def test_a_changed_number_is_found(name: str, message: str, tmp_path: Path):
-    artifact = artifact_of(Branches(), integer=True)
-    exported = onnx(artifact, tmp_path / "net.onnx", variant="int8")
-    plan, frozen = integer_form(artifact, 2)
-    model = package.load(exported.path)
-    assert onnx_parity.check(model, plan, frozen) == exported.parity
-    assert exported.parity.kernel_integers == sum(k.kernel.size for k in frozen.kernels.values())
-    (array,) = (a for a in model.graph.initializer if a.name == name)
-    retyped(array, lambda values: np.multiply(values, 2, out=values, casting="unsafe"))
-    with pytest.raises(ParityError, match=message):
-        onnx_parity.check(model, plan, frozen)
-
-
-def test_a_changed_constant_is_found(tmp_path: Path):
-    artifact = artifact_of(Shapes(), integer=True)
-    model = package.load(onnx(artifact, tmp_path / "net.onnx", variant="int8").path)
-    (array,) = (a for a in model.graph.initializer if a.name.endswith("mul/constant"))
-    retyped(array, lambda values: np.add(values, 1, out=values))
-    with pytest.raises(ParityError, match="mul: constant operand 1 of it is not in the file"):
-        onnx_parity.check(model, *integer_form(artifact, 2))
 
 
 CONVOLUTION = st.fixed_dictionaries(
