@@ -61,12 +61,12 @@ def preview(options: argparse.Namespace) -> int:
 
 
 def describe(options: argparse.Namespace) -> int:
-    """Print what a .tflite file says of itself."""
+    """Print what an exported file says of itself."""
     import json
 
-    from jaxmini.export import describe_file
+    from jaxmini.export.description import describe as describe_export
 
-    print(json.dumps(describe_file(options.file), indent=2, ensure_ascii=False))
+    print(json.dumps(describe_export(options.file), indent=2, ensure_ascii=False))
     return 0
 
 
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     previewing.set_defaults(command=preview)
 
     describing = commands.add_parser("describe", help=describe.__doc__)
-    describing.add_argument("file", type=Path, help="a .tflite file written by jaxmini")
+    describing.add_argument("file", type=Path, help="a file or folder exported by jaxmini")
     describing.set_defaults(command=describe)
 
     benchmarking = commands.add_parser("benchmark", help=benchmark.__doc__)

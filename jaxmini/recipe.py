@@ -17,6 +17,9 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 
+from jaxmini.run.formats import Onnx as Onnx
+from jaxmini.run.formats import SavedModel as SavedModel
+from jaxmini.run.formats import StableHLO as StableHLO
 from jaxmini.run.stage import Contrastive as Contrastive
 from jaxmini.run.stage import Distill as Distill
 from jaxmini.run.stage import Export as Export

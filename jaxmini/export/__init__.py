@@ -4,10 +4,13 @@ from jaxmini.export.arena import Arena, MicroError
 from jaxmini.export.artifact import Artifact, load, predict, save
 from jaxmini.export.constraints import ConstraintError
 from jaxmini.export.converter import ConversionError
+from jaxmini.export.exported import describe_stablehlo, load_stablehlo, stablehlo
 from jaxmini.export.metadata import describe_file
 from jaxmini.export.micro import Micro, micro
+from jaxmini.export.onnx import describe_onnx, onnx
 from jaxmini.export.parity import ParityError
-from jaxmini.export.tflite import Exported, integer_form, saved_model, tflite
+from jaxmini.export.saved_model import describe_saved_model, saved_model
+from jaxmini.export.tflite import Exported, integer_form, tflite
 
 __all__ = [
     "Arena",
@@ -19,11 +22,17 @@ __all__ = [
     "MicroError",
     "ParityError",
     "describe_file",
+    "describe_onnx",
+    "describe_saved_model",
+    "describe_stablehlo",
     "integer_form",
     "load",
+    "load_stablehlo",
     "micro",
+    "onnx",
     "predict",
     "save",
     "saved_model",
+    "stablehlo",
     "tflite",
 ]

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxmini.export import converter, stablehlo
+from jaxmini.export import converter
+from jaxmini.export.lowering import lower, portable
 from jaxmini.state import PyTree
 
 CONVERTER = Path(__file__).with_name("convert_jax2tf.py")
@@ -35,7 +36,7 @@ def convert(
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
-    exported = stablehlo.lower(function, image)
+    exported = lower(function, image)
     options = _signature(exported) | {
         "tflite": {"strict": False, "float16": float16, "dynamic_int8": dynamic_int8}
     }
@@ -50,11 +51,11 @@ def convert_annotated(function: ImageFunction, image: jax.ShapeDtypeStruct) -> b
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
-    exported = stablehlo.lower(function, image)
+    exported = lower(function, image)
     options = _signature(exported) | {
         "tflite": {"strict": True, "float16": False, "dynamic_int8": False}
     }
-    return _run("program.stablehlo", stablehlo.portable(exported), options)
+    return _run("program.stablehlo", portable(exported), options)
 
 
 def saved_model(
@@ -80,7 +81,7 @@ def saved_model(
     specs = [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves]
     (batch,) = jax.export.symbolic_shape("b")
     image = jax.ShapeDtypeStruct((batch, *image.shape[1:]), image.dtype)
-    exported = stablehlo.lower(
+    exported = lower(
         lambda leaves, image: function(jax.tree.unflatten(treedef, leaves), image), specs, image
     )
     folder.mkdir(parents=True, exist_ok=True)

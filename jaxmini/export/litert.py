@@ -6,7 +6,8 @@ from pathlib import Path
 
 import jax
 
-from jaxmini.export import converter, stablehlo
+from jaxmini.export import converter
+from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
 
 CONVERTER = Path(__file__).with_name("convert_litert.py")
@@ -24,7 +25,7 @@ def convert(function: Callable[[jax.Array], jax.Array], image: jax.ShapeDtypeStr
         ConversionError: the converter failed.
     """
     converter.require("litert_converter", "litert")
-    program = stablehlo.portable(stablehlo.lower(function, image))
+    program = portable(lower(function, image))
     options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": [OUTPUT]}
     with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
         Path(folder, "program.stablehlo").write_bytes(program)

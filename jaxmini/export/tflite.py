@@ -7,7 +7,6 @@ is checked against the frozen network before it is written.
 import dataclasses
 import difflib
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from jaxmini.export import (
     parity,
     repair,
     weights,
+    whole,
 )
 from jaxmini.export import signature as names
 from jaxmini.export.annotate import annotated
@@ -99,7 +99,7 @@ def tflite(
     else:
         content, checked = _float_file(artifact, variant, backend), None
     content = metadata.write(content, _description(artifact, content, variant, backend))
-    _write(Path(path), content)
+    whole.write(Path(path), content)
     return Exported(
         path=Path(path),
         variant=variant,
@@ -109,19 +109,6 @@ def tflite(
         ops=flatbuffer.read(content).op_counts,
         parity=checked,
     )
-
-
-def saved_model(artifact: Artifact, folder: Path | str) -> Path:
-    """Write an artifact as a TensorFlow SavedModel: float32 pixels 0..255 of any batch -> ``logits``.
-
-    Raises:
-        ImportError: TensorFlow is not installed.
-        ConversionError: jax2tf failed.
-    """
-    jax2tf.saved_model(
-        pixel_function(artifact), artifact.variables, artifact.input_spec(1), Path(folder)
-    )
-    return Path(folder)
 
 
 def _float_file(artifact: Artifact, variant: Variant, backend: Backend) -> bytes:
@@ -224,11 +211,3 @@ def _known(what: str, name: Any, known: tuple[str, ...]) -> None:
         near = difflib.get_close_matches(str(name), known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"tflite: unknown {what} {name!r}; there are {', '.join(known)}{hint}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that a file of this name is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -27,6 +26,7 @@ from jaxmini.run.report.content import Agreement, Link, Mistake, Report
 from jaxmini.run.report.pictures import png
 from jaxmini.run.stage import Contrastive, Recipe, record_of
 from jaxmini.run.workdir import Workdir
+from jaxmini.run.written import digest_of
 from jaxmini.steps import placement as placements
 
 SHOWN_MISTAKES = 24
@@ -39,6 +39,8 @@ PACKAGES = (
     "litert-converter",
     "tensorflow-cpu",
     "tflite-micro",
+    "onnx",
+    "onnxruntime",
 )
 
 
@@ -199,8 +201,7 @@ def _provenance(recipe: Recipe, outcomes: dict[str, Outcome], workdir: Workdir) 
         made_from = (data.name, *(needed.name for needed in stage.needs))
         links[stage.name] = Link(stage.name, outcomes[stage.name].artifact.fingerprint(), made_from)
     for export in recipe.exports:
-        content = (workdir.path / "exports" / export.file_name).read_bytes()
-        digest = hashlib.sha256(content).hexdigest()[:16]
+        digest = digest_of(workdir.path / "exports" / export.file_name)[:16]
         links[export.file_name] = Link(export.file_name, digest, (export.stage.name,))
     return tuple(links.values())
 

@@ -5,6 +5,8 @@ values, so the chain is the expression itself.
 """
 
 import dataclasses
+import difflib
+import typing
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -186,6 +188,8 @@ class Export:
         variant: ``int8`` needs a quantizing stage; the others take any stage with logits.
         backend: the converter, ``jax2tf`` (through TensorFlow) or ``litert`` (without).
         name: of the file; the stage's name and the variant by default.
+
+    The formats that derive from it are in ``jaxmini.run.formats``.
     """
 
     stage: Stage
@@ -193,7 +197,12 @@ class Export:
     backend: Literal["jax2tf", "litert"] = "jax2tf"
     name: str | None = None
 
+    ending = ".tflite"
+
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in ("variant", "backend"):
+            _require_one_of(typing.get_args(hints[field]), getattr(self, field), field, self)
         if isinstance(self.stage, Contrastive):
             raise ValueError(
                 f"export of stage {self.stage.name!r}: its outputs are embeddings, and a file gives "
@@ -207,8 +216,19 @@ class Export:
 
     @property
     def file_name(self) -> str:
-        parts = [self.stage.name, self.variant, self.backend]
-        return f"{self.name or '-'.join(dict.fromkeys(parts))}.tflite"
+        parts = [self.stage.name, self.variant]
+        parts += [self.backend] * (self.ending != f".{self.backend}")
+        return f"{self.name or '-'.join(dict.fromkeys(parts))}{self.ending}"
+
+
+def _require_one_of(known: tuple[str, ...], name: str, field: str, export: Export) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"export of stage {export.stage.name!r}: unknown {field} {name!r}; "
+            f"there are {', '.join(known)}{hint}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
