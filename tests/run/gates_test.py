@@ -12,6 +12,7 @@ from jaxmini import data, models
 from jaxmini.compress import quantize
 from jaxmini.record import describe, rebuild
 from jaxmini.run import gates
+from jaxmini.run.formats import StableHLO
 from jaxmini.run.report.content import FileResult, Report, StageResult, Verdict
 from jaxmini.run.stage import (
     Contrastive,
@@ -137,6 +138,12 @@ def test_every_gate_is_seen_to_pass_and_to_fail():
 
 def test_a_file_that_does_not_run_has_no_arena():
     assert not gates.max_arena(FLOAT, 10**9).judge(REPORT).passed
+
+
+@pytest.mark.parametrize("kind", [gates.micro, lambda file: gates.max_arena(file, 9)])
+def test_a_file_of_another_format_is_none_for_a_microcontroller(kind):
+    with pytest.raises(ValueError, match=r"TFLite-Micro runs \.tflite files, and .*\.stablehlo is none"):
+        kind(StableHLO(STUDENT))
 
 
 def test_only_two_kinds_ask_for_a_run_in_tflite_micro():
