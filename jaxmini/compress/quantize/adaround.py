@@ -37,13 +37,14 @@ AT_END = 1e-3
 class adaround:
     """Learned rounding of every kernel, layer by layer, on pictures without labels.
 
-    For each layer, with everything before it rounded already, ``h`` in [0, 1] a weight is learned by Adam:
-    the weight is ``floor(w / scale) + h`` steps, the loss is the squared difference from what the float layer
-    leaves after its rectifier, plus ``regularization`` times ``1 - |2 h - 1|^beta``, whose beta falls by a
-    cosine and drives each h to 0 or 1. Both are relative, a channel: the error to that of the nearest integers, the
-    regularizer to the number of weights. A channel for which the nearest integers leave no more error on all
-    pictures keeps them. A layer whose kernel is no variable of its own is left: ``without_kernel(plan)``
-    tells which and why.
+    For each layer, with everything before it rounded already, an ``h`` in 0..1 a weight is learned by Adam,
+    the weight being ``floor(w / scale) + h`` steps. The loss is the squared difference from what the float
+    layer leaves after its rectifier, plus ``regularization`` times ``1 - |2 h - 1|^beta``, whose beta falls
+    by a cosine and drives each h to 0 or 1. Both are relative, channel by channel: the error to that of the
+    nearest integers, the regularizer to the number of weights.
+
+    A channel for which the nearest integers leave no more error on all pictures keeps them. A layer whose
+    kernel is no variable of its own stays as it is: ``without_kernel(plan)`` tells which and why.
 
     Called with a model, its calibrated variables and batches of pictures, it returns the variables. Kernels
     are written back so that each folds to whole steps of its scale: ``freeze`` gives the integers learned.
@@ -76,7 +77,9 @@ class adaround:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
             if not (isinstance(value := getattr(self, name), int) and value >= 1):
-                raise ValueError(f"adaround: {name} is {value!r}, expected an integer of at least 1")
+                raise ValueError(
+                    f"adaround: {name} is {value!r}, expected an integer of at least 1"
+                )
         if not self.learning_rate > 0 or not self.regularization >= 0:
             raise ValueError(
                 f"adaround: learning_rate {self.learning_rate} must be > 0, regularization "
@@ -161,7 +164,9 @@ def problem_of(layer: Layer, limit: int) -> Problem:
     nearest = frozen.kernel.astype(np.float32)
     inputs = jnp.concatenate(layer.rounded)
     bias = frozen.float_bias
-    return Problem(group, steps, nearest, frozen.scale, bias, limit, inputs, jnp.concatenate(targets))
+    return Problem(
+        group, steps, nearest, frozen.scale, bias, limit, inputs, jnp.concatenate(targets)
+    )
 
 
 def learn(problem: Problem, settings: adaround, key: jax.Array) -> np.ndarray:

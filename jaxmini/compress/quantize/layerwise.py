@@ -94,7 +94,9 @@ class _Run:
     def __init__(self, plan: Plan, hooks: Hooks, inputs: Array) -> None:
         self.plan, self.hooks = plan, hooks
         self.values = {plan.program.input: hooks.activation(INPUT, jnp.asarray(inputs))}
-        self.last = {v: i for i, g in enumerate(plan.groups) for v in g.inputs if isinstance(v, int)}
+        self.last = {
+            v: i for i, g in enumerate(plan.groups) for v in g.inputs if isinstance(v, int)
+        }
 
     def operand(self, index: int) -> jax.Array:
         return self.values[self.plan.groups[index].inputs[0]]

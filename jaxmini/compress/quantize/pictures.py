@@ -27,7 +27,9 @@ def checked_batches(where: str, model: Model, batches: Iterable[Array]) -> tuple
         raise ValueError(f"{where}: got one array, expected batches of pictures: write [images]")
     kept = tuple(batch for batch in batches if len(batch))
     if not kept:
-        raise ValueError(f"{where}: there are no pictures to see: give it a few hundred, in batches")
+        raise ValueError(
+            f"{where}: there are no pictures to see: give it a few hundred, in batches"
+        )
     for number, batch in enumerate(kept):
         if not np.all(np.isfinite(batch)):
             raise ValueError(

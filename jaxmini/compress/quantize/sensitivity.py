@@ -18,6 +18,7 @@ from jaxmini.compress.quantize.pictures import checked_batches
 from jaxmini.compress.quantize.plan import Plan, Weighted
 from jaxmini.compress.quantize.ranges import grids_of
 from jaxmini.compress.quantize.transform import make_plan
+from jaxmini.losses import kl_divergence
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array
 
@@ -26,13 +27,12 @@ Weights: TypeAlias = dict[str, tuple[Array, Array]]
 
 ALL_BITS = tuple(range(FEWEST_BITS, MOST_BITS + 1))
 BYTES_OF_BIAS = 4
+PER_CHANNEL = per_channel()
 
 
 def kl(logits: Array, rounded: Array) -> Array:
-    """``KL(softmax(logits) || softmax(rounded))`` in nats, the mean over [N, classes], float32 []."""
-    expected = jax.nn.log_softmax(logits)
-    apart = jnp.exp(expected) * (expected - jax.nn.log_softmax(rounded))
-    return jnp.mean(jnp.sum(apart.reshape(len(logits), -1), -1))
+    """KL divergence of the rounded answers from the float ones, nats, the mean of [N, classes]."""
+    return jnp.mean(kl_divergence(rounded, logits, 1.0))
 
 
 def noise_to_signal(logits: Array, rounded: Array) -> Array:
@@ -100,7 +100,9 @@ class Sensitivity:
         name_width = max(len(name) for name, _ in rows)
         widths = [max(len(cells[i]) for _, cells in rows) for i in range(len(head))]
         lines = [f"{self.measure} of rounding one thing alone, {self.pictures} pictures"]
-        lines += ["  ".join([name.ljust(name_width), *map(str.rjust, c, widths)]) for name, c in rows]
+        lines += [
+            "  ".join([name.ljust(name_width), *map(str.rjust, c, widths)]) for name, c in rows
+        ]
         return "\n".join(lines)
 
 
@@ -115,7 +117,7 @@ def sensitivity_of(
     batches: Iterable[Array],
     *,
     bits: Sequence[int] = ALL_BITS,
-    kernel: Kernel = per_channel(),
+    kernel: Kernel = PER_CHANNEL,
     measure: Measure = kl,
 ) -> Sensitivity:
     """What the float network's answers lose when one kernel, or one activation, is rounded and nothing else.
@@ -133,7 +135,8 @@ def sensitivity_of(
         ValueError: the model is not quantized or not calibrated, there are no pictures or they are not
             finite, there are no bits or they are out of range, or a cost is not finite.
 
-    Source: Wu et al., Integer Quantization for Deep Learning Inference (2020), section 5.2 (one layer at a time).
+    Source: the analysis of single layers in Wu et al., Integer Quantization for Deep Learning Inference
+    (2020), partial quantization.
     """
     roundings = {b: dataclasses.replace(kernel, bits=b) for b in sorted(set(bits))}
     if not roundings:
@@ -158,18 +161,21 @@ class _Trial:
     def __init__(
         self, model: Model, variables: Variables, batches: Sequence[Array], measure: Measure
     ) -> None:
-        self.plan, floats = make_plan(model, variables, batches[0]), floats_of(variables)
+        self.plan, self.floats = make_plan(model, variables, batches[0]), floats_of(variables)
         self.grids = grids_of(self.plan, variables.get("quant", {}))
-        hooks = Float(self.plan, floats)
+        hooks = Float(self.plan, self.floats)
         self.weights: Weights = {g.name: hooks.weight(g) for g in self.plan.weighted}
         self.batches, self.measure = batches, jax.jit(measure)
-        plans = [make_plan(model, variables, batch) for batch in batches]
-        self.run = [jax.jit(functools.partial(_answers, plan, floats, self.grids)) for plan in plans]
+        plans = {batch.shape: make_plan(model, variables, batch) for batch in batches}
+        self.run = {
+            shape: jax.jit(functools.partial(_answers, plan)) for shape, plan in plans.items()
+        }
         self.expected = self.answers(self.weights, None)
 
     def answers(self, weights: Weights, rounded_site: str | None) -> list[Array]:
         on = {site: np.bool_(site == rounded_site) for site in self.plan.sites}
-        return [run(weights, on, x) for run, x in zip(self.run, self.batches, strict=True)]
+        numbers = self.floats, self.grids, weights, on
+        return [self.run[batch.shape](*numbers, batch) for batch in self.batches]
 
     def cost(self, what: str, weights: Weights, rounded_site: str | None = None) -> float:
         found = self.answers(weights, rounded_site)
