@@ -8,6 +8,7 @@ from jaxmini.compress.quantize.estimators import entropy, min_max, moving_averag
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, FrozenKernel, freeze
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.kernels import per_channel, per_tensor
+from jaxmini.compress.quantize.pictures import Method
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.proposal import bytes_of, propose
 from jaxmini.compress.quantize.sensitivity import (
@@ -27,6 +28,7 @@ __all__ = [
     "FrozenKernel",
     "Grid",
     "KernelSensitivity",
+    "Method",
     "Plan",
     "Sensitivity",
     "adaround",

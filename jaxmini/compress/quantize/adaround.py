@@ -31,6 +31,7 @@ from jaxmini.state import Array
 STRETCH = (-0.1, 1.1)
 # A weight this near to the end of the grid makes its scale, and stays.
 AT_END = 1e-3
+PICTURES = 64  # that an error is computed of at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +136,7 @@ class Problem(NamedTuple):
 
     def outputs(self, inputs: Array, integers: Array) -> Array:
         """What the layer leaves with these integers, or numbers between them, [B, ..., *channels]."""
-        values = outputs_of(self.group, inputs, integers * _row(self.scale, integers), self.bias)
-        return values if self.group.clamp is None else self.group.clamp(values)
+        return _answers(self.group, integers * _row(self.scale, integers), self.bias, inputs)
 
     def error(self, inputs: Array, targets: Array, integers: Array) -> jax.Array:
         """Mean squared difference from the targets, a channel [O]."""
@@ -158,36 +158,43 @@ def without_kernel(plan: Plan) -> Mapping[str, str]:
 def problem_of(layer: Layer, limit: int) -> Problem:
     """What ``learn`` solves for a layer."""
     group, frozen = layer.group, layer.frozen
-    targets = [outputs_of(group, batch, layer.kernel, layer.bias) for batch in layer.inputs]
-    targets = targets if group.clamp is None else [group.clamp(batch) for batch in targets]
-    steps = np.asarray(layer.kernel) / frozen.scale
-    nearest = frozen.kernel.astype(np.float32)
-    inputs = jnp.concatenate(layer.rounded)
-    bias = frozen.float_bias
+    answer = jax.jit(functools.partial(_answers, group, layer.kernel, layer.bias))
     return Problem(
-        group, steps, nearest, frozen.scale, bias, limit, inputs, jnp.concatenate(targets)
+        group=group,
+        steps=np.asarray(layer.kernel) / frozen.scale,
+        nearest=frozen.kernel.astype(np.float32),
+        scale=frozen.scale,
+        bias=frozen.float_bias,
+        limit=limit,
+        inputs=jnp.concatenate(layer.rounded),
+        targets=jnp.concatenate([answer(batch) for batch in layer.inputs]),
     )
 
 
 def learn(problem: Problem, settings: adaround, key: jax.Array) -> np.ndarray:
     """The integers of a kernel, int8 [..., O]; of each channel the nearest ones where they are as good."""
-    arrays = {"inputs": problem.inputs, "targets": problem.targets}
-    before = error_of(problem, problem.nearest, settings.batch_size)
+    seen = {"inputs": problem.inputs, "targets": problem.targets}
     rest = problem._replace(inputs=None, targets=None)
-    learned = jax.jit(functools.partial(_learned, rest, settings))(arrays, before, key)
-    after = error_of(problem, learned, settings.batch_size)
+    before = error_of(problem, problem.nearest)
+    learned = np.asarray(jax.jit(functools.partial(_learned, rest, settings))(seen, before, key))
+    after = error_of(problem, learned)
     return np.where(after < before, learned, problem.nearest).astype(np.int8)
 
 
-def error_of(problem: Problem, integers: Array, batch_size: int) -> np.ndarray:
+def error_of(problem: Problem, integers: Array) -> np.ndarray:
     """Mean squared difference from the float layer over all pictures, a channel, float64 [O]."""
-    total, count = np.zeros(len(problem.scale)), len(problem.inputs)
-    for i in range(0, count, batch_size):
-        cut = slice(i, i + batch_size)
-        inputs, targets = problem.inputs[cut], problem.targets[cut]
-        error = problem.error(inputs, targets, integers)
-        total += np.asarray(error, np.float64) * (len(inputs) / count)
+    rest, count = problem._replace(inputs=None, targets=None), len(problem.inputs)
+    error, total = jax.jit(rest.error), np.zeros(len(problem.scale))
+    for i in range(0, count, PICTURES):
+        inputs, targets = problem.inputs[i : i + PICTURES], problem.targets[i : i + PICTURES]
+        part = np.asarray(error(inputs, targets, integers), np.float64)
+        total += part * (len(inputs) / count)
     return total
+
+
+def _answers(group: Weighted, kernel: Array, bias: Array, inputs: Array) -> jax.Array:
+    values = outputs_of(group, inputs, kernel, bias)
+    return values if group.clamp is None else group.clamp(values)
 
 
 def _learned(

@@ -5,7 +5,8 @@ none are.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from jaxmini.compress.quantize.leaves import (
     unfolded_shift,
 )
 from jaxmini.compress.quantize.pictures import checked_batches
-from jaxmini.compress.quantize.plan import Plan
+from jaxmini.compress.quantize.plan import Plan, Weighted
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array
 
@@ -74,16 +75,18 @@ def without_bias(plan: Plan) -> Mapping[str, str]:
 
 def mean_error(layer: Layer) -> np.ndarray:
     """How far the mean of each channel, before the rectifier, is from the float network's, float32 [O]."""
-    frozen = layer.frozen
-    rounded = _means(layer, layer.rounded, frozen.float_kernel, frozen.float_bias)
-    return (rounded - _means(layer, layer.inputs, layer.kernel, layer.bias)).astype(np.float32)
+    frozen, means = layer.frozen, jax.jit(functools.partial(_means, layer.group))
+    rounded = _over_all(means, layer.rounded, frozen.float_kernel, frozen.float_bias)
+    return (rounded - _over_all(means, layer.inputs, layer.kernel, layer.bias)).astype(np.float32)
 
 
-def _means(layer: Layer, inputs: list[Array], kernel: Array, bias: Array) -> np.ndarray:
+def _means(group: Weighted, inputs: Array, kernel: Array, bias: Array) -> jax.Array:
+    return outputs_of(group, inputs, kernel, bias).reshape(-1, len(bias)).mean(0)
+
+
+def _over_all(
+    means: Callable[[Array, Array, Array], Array], inputs: list[Array], kernel: Array, bias: Array
+) -> np.ndarray:
     """The mean of each channel over all batches, float64 [O]."""
-    total, count = np.zeros(len(bias)), 0
-    for batch in inputs:
-        outputs = outputs_of(layer.group, batch, kernel, bias)
-        means = outputs.reshape(-1, len(bias)).mean(0)
-        total, count = total + np.asarray(means, np.float64) * len(batch), count + len(batch)
-    return total / count
+    each = [np.asarray(means(batch, kernel, bias), np.float64) for batch in inputs]
+    return np.average(each, axis=0, weights=[len(batch) for batch in inputs])

@@ -3,7 +3,8 @@
 What is changed in a layer is what the layers after it see.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -69,8 +70,11 @@ class Layerwise:
                 fed = [[run.operand(index) for run in runs] for runs in (self._real, self._rounded)]
                 frozen = self.frozen.kernels[group.name]
                 yield Layer(group, *hooks.weight(group), frozen, *fed)
-            for run in (*self._real, *self._rounded):
-                run.step(index)
+            for runs in (self._real, self._rounded):
+                compiled = {}  # batches of one shape have one plan
+                for run in runs:
+                    step = compiled.setdefault(id(run.plan), run.compiled(index))
+                    run.advance(index, step)
 
     def settle(self, layer: Layer, kernel: Array, bias: Array) -> None:
         """Give the layer at hand another kernel and bias in the frozen network, as numbers."""
@@ -101,10 +105,15 @@ class _Run:
     def operand(self, index: int) -> jax.Array:
         return self.values[self.plan.groups[index].inputs[0]]
 
-    def step(self, index: int) -> None:
+    def compiled(self, index: int) -> Callable[[dict[int, Array]], list[Array]]:
+        """What a group computes of its operands; one program, where each operation would be one."""
         group = self.plan.groups[index]
-        results = evaluate_group(self.plan, group, self.hooks, self.values)
-        self.values.update(zip(group.outputs, results, strict=True))
+        return jax.jit(functools.partial(evaluate_group, self.plan, group, self.hooks))
+
+    def advance(self, index: int, step: Callable[[dict[int, Array]], list[Array]]) -> None:
+        group = self.plan.groups[index]
+        operands = {v: self.values[v] for v in group.inputs if not self.plan.is_constant(v)}
+        self.values.update(zip(group.outputs, step(operands), strict=True))
         for value in [v for v in self.values if self.last.get(v, index) <= index]:
             del self.values[value]
 

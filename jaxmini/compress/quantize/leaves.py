@@ -66,8 +66,8 @@ class Leaves:
     def scalings(self, group: Weighted) -> tuple[int, ...]:
         """The leaves that scale a group's output channels, times the same positive numbers all.
 
-        They are BatchNorm's gamma and beta where there is one, so its statistics stay true; else the
-        kernel and the bias. All hold one number a channel (a kernel in its last axis).
+        They are BatchNorm's gamma and beta where it has them, so its statistics stay true; else the kernel
+        and whatever is added after it. All hold one number a channel (a kernel in its last axis).
 
         Raises:
             UnreachableError: something that is added is no variable of its own, or the kernel is none.

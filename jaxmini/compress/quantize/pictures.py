@@ -1,12 +1,16 @@
 """Pictures: what a method of post-training quantization is shown, checked once."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import numpy as np
 
 from jaxmini.compress.quantize.transform import is_quantized
-from jaxmini.model import Model
+from jaxmini.model import Model, Variables
 from jaxmini.state import Array
+
+# What post-training quantization is made of: the model, its calibrated variables, batches of pictures.
+Method: TypeAlias = Callable[[Model, Variables, Iterable[Array]], Variables]
 
 
 def checked_batches(where: str, model: Model, batches: Iterable[Array]) -> tuple[Array, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from post_training_nets import MOBILE, Mixed, accuracy, batches, floats, trained
+from post_training_nets import Mixed, accuracy, batches, floats, trained
 from quantize_nets import PreActivation, Residual, Shared, pictures, start
 
 from jaxmini.compress.quantize import (
@@ -47,7 +47,6 @@ def calibrated(module, kernel, x):
         (Residual(), per_tensor(bits=8)),
         (PreActivation(), per_channel(bits=3, mse=True)),
         (Mixed(), per_tensor(bits=4, mse=True)),
-        (MOBILE, per_channel(bits=2)),
     ],
 )
 def test_freezing_gives_what_was_learned(module, kernel, monkeypatch):
@@ -59,7 +58,7 @@ def test_freezing_gives_what_was_learned(module, kernel, monkeypatch):
         return integers
 
     monkeypatch.setattr(module_of_adaround, "learn", spy)
-    changed = SHORT(model, variables, [x[:5], x[5:]])
+    changed = SHORT(model, variables, [x[:4], x[4:]])
     plan = make_plan(model, variables, x)
     before, after = freeze(plan, variables), freeze(plan, changed)
     assert set(learned) == {group.name for group in plan.weighted} - set(without_kernel(plan))
@@ -116,7 +115,7 @@ def written_start(model, x):
 
 def problems(module, kernel, x):
     model, variables = calibrated(module, kernel, x)
-    network = Layerwise(model, variables, [x[:5], x[5:]])
+    network = Layerwise(model, variables, [x[:4], x[4:]])
     limit = kernel.limit
     return [problem_of(layer, limit) for layer in network]
 
@@ -125,7 +124,7 @@ def test_no_channel_is_worse_than_the_nearest():
     better = 0
     for problem in problems(Mixed(), per_channel(bits=3), pictures(8)):
         integers = learn(problem, SHORT, jax.random.key(0))
-        before, after = (error_of(problem, one, 3) for one in (problem.nearest, integers))
+        before, after = (error_of(problem, one) for one in (problem.nearest, integers))
         assert np.all(after <= before)
         better += np.sum(after < 0.9 * before)
         assert np.abs(integers).max() <= 3
@@ -148,9 +147,9 @@ def test_a_small_layer_is_rounded_about_as_well_as_can_be():
     for ups in itertools.product((0, 1), repeat=8):
         integers = np.clip(floor + np.reshape(ups, floor.shape), -3, 3)
         if np.abs(integers).max() == 3:  # or its scale would be another
-            tried.append(error_of(problem, integers, 64)[0])
+            tried.append(error_of(problem, integers)[0])
     learned = learn(problem, adaround(steps=400, learning_rate=0.05), jax.random.key(0))
-    found, nearest = (error_of(problem, i, 64)[0] for i in (learned, problem.nearest))
+    found, nearest = (error_of(problem, i)[0] for i in (learned, problem.nearest))
     assert found < 0.5 * nearest
     assert sum(error < found for error in tried) <= 5
 

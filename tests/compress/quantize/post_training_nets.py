@@ -15,10 +15,9 @@ from jaxmini.models.mobilenet import Conv, Inverted, MobileNet
 
 MOBILE = MobileNet(
     (
-        Conv(8),
-        Inverted(8, expand=2, stride=2, repeats=2),
-        Inverted(8, expand=2, stride=2),
-        Conv(16, kernel=1),
+        Conv(8, stride=2),
+        Inverted(8, expand=2),
+        Inverted(16, expand=2, stride=2),
     ),
     10,
 )
