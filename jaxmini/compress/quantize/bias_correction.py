@@ -56,7 +56,8 @@ class correct_bias:
             if layer.group.name in missing:
                 continue
             delta, shift = mean_error(layer), leaves.shift(layer.group)
-            network.settle(layer, layer.frozen.float_kernel, layer.frozen.float_bias - delta)
+            kernel, step = layer.frozen.float_kernel, layer.frozen.input_scale * layer.frozen.scale
+            network.settle(layer, kernel, np.round((layer.bias - delta) / step) * step)
             more = unfolded_shift(shift, layer.group, -delta, network.values)
             changes[shift.leaf] = arrays[shift.leaf] + more.reshape(arrays[shift.leaf].shape)
         return replaced(variables, changes)
@@ -74,9 +75,12 @@ def without_bias(plan: Plan) -> Mapping[str, str]:
 
 
 def mean_error(layer: Layer) -> np.ndarray:
-    """How far the mean of each channel, before the rectifier, is from the float network's, float32 [O]."""
-    frozen, means = layer.frozen, jax.jit(functools.partial(_means, layer.group))
-    rounded = _over_all(means, layer.rounded, frozen.float_kernel, frozen.float_bias)
+    """How far the mean of each channel, before the rectifier, is from the float network's, float32 [O].
+
+    The bias is not rounded: it is what will be changed.
+    """
+    means = jax.jit(functools.partial(_means, layer.group))
+    rounded = _over_all(means, layer.rounded, layer.frozen.float_kernel, layer.bias)
     return (rounded - _over_all(means, layer.inputs, layer.kernel, layer.bias)).astype(np.float32)
 
 

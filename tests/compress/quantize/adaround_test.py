@@ -214,7 +214,7 @@ def test_a_shared_kernel_is_told():
     )
     module = nn.BatchNorm(use_running_average=True)
     model, variables = calibrated(module, per_channel(), x)
-    with pytest.raises(ValueError, match="no layer has a kernel of its own: :scale has no kernel"):
+    with pytest.raises(ValueError, match="no layer has a kernel of its own: BatchNorm:scale has no kernel"):
         SHORT(model, variables, [x])
 
 
