@@ -185,6 +185,7 @@ def error_of(problem: Problem, integers: Array) -> np.ndarray:
     """Mean squared difference from the float layer over all pictures, a channel, float64 [O]."""
     rest, count = problem._replace(inputs=None, targets=None), len(problem.inputs)
     error, total = jax.jit(rest.error), np.zeros(len(problem.scale))
+    integers = np.asarray(integers, np.float32)
     for i in range(0, count, PICTURES):
         inputs, targets = problem.inputs[i : i + PICTURES], problem.targets[i : i + PICTURES]
         part = np.asarray(error(inputs, targets, integers), np.float64)

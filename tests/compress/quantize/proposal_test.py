@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from quantize_nets import Residual, pictures, start
 
 from jaxmini.compress.quantize import (
+    Grid,
     KernelSensitivity,
     Sensitivity,
     bytes_of,
@@ -72,9 +73,8 @@ def test_equals_have_the_more_bits():
 
 def test_many_layers_are_quick():
     rng = np.random.default_rng(0)
-    sensitivity = table(
-        np.sort(-rng.lognormal(size=(60, 4))).tolist(), rng.integers(1, 10**6, 60).tolist()
-    )
+    costs = -np.sort(-rng.lognormal(size=(60, 4)))
+    sensitivity = table(costs.tolist(), rng.integers(1, 10**6, 60).tolist())
     sizes = [
         bytes_of(sensitivity, dict.fromkeys([k.name for k in sensitivity.kernels], b))
         for b in (4, 8)
@@ -116,7 +116,8 @@ def test_bytes_are_the_files(tmp_path):
     model, shape = from_linen(Residual()), (12, 12, 3)
     normalization = Normalization(0.5, 0.25)
     x = pictures(4)
-    quantized = quantize(model)
+    pixels = Grid(np.float32(normalization.scale), np.int32(normalization.zero_point))
+    quantized = quantize(model, input_grid=pixels)
     variables = calibrate(quantized, start(model, x), [x])
     labels = tuple("abcde")
     artifact = Artifact(quantized, variables, labels, normalization, shape, {})
