@@ -24,6 +24,7 @@ from jaxmini.run.stage import Contrastive as Contrastive
 from jaxmini.run.stage import Distill as Distill
 from jaxmini.run.stage import Export as Export
 from jaxmini.run.stage import Gate as Gate
+from jaxmini.run.stage import PostTraining as PostTraining
 from jaxmini.run.stage import Recipe as Recipe
 from jaxmini.run.stage import Stage as Stage
 from jaxmini.run.stage import Supervised as Supervised

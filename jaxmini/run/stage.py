@@ -179,6 +179,40 @@ class Distill(Stage):
         return (*super().needs, self.teacher)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PostTraining(Stage):
+    """Quantization without labels and without training: calibration, then each method in its order.
+
+    Its loss, optimizer, epochs, batch size and view are not used.
+
+    Attributes:
+        methods: of ``quantize.equalize()``, ``adaround()``, ``correct_bias()``, or one's own
+            ``(model, variables, batches) -> variables``.
+        pictures: of the training split, the first ones, that the methods see.
+    """
+
+    quantize: quantization.int8 | None = quantization.int8()
+    methods: tuple[quantization.Method, ...] = ()
+    pictures: int = 512
+    labelled = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quantize is None:
+            raise ValueError(
+                f"stage {self.name!r} trains nothing and quantizes nothing: give it quantize=int8()"
+            )
+        if self.pictures < 1:
+            raise ValueError(
+                f"stage {self.name!r}: pictures is {self.pictures}, expected 1 or more"
+            )
+        if not (isinstance(self.methods, tuple) and all(map(callable, self.methods))):
+            raise TypeError(
+                f"stage {self.name!r}: methods are {self.methods!r}, expected a tuple as "
+                "(quantize.adaround(),)"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class Export:
     """A file to write from a stage: ``name.tflite``.

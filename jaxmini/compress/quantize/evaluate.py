@@ -4,6 +4,7 @@ One evaluator serves observation, training, inference and export. A mode is an o
 ``Hooks``; ``Float`` is the mode without rounding, and others derive from it.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
-from jaxmini.compress.quantize.program import read, run
+from jaxmini.compress.quantize.program import Value, read, run
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -69,12 +70,19 @@ def evaluate(plan: Plan, hooks: Hooks, inputs: Array) -> Array:
     """The plan's output for ``inputs``, float32 of the shape the plan was made for."""
     values = {plan.program.input: hooks.activation(INPUT, inputs)}
     for group in plan.groups:
-        operands = [
-            hooks.constant(group, position) if plan.is_constant(value) else values[value]
-            for position, value in enumerate(group.inputs)
-        ]
-        values.update(zip(group.outputs, _results(group, operands, hooks), strict=True))
+        values.update(zip(group.outputs, evaluate_group(plan, group, hooks, values), strict=True))
     return values[plan.output]
+
+
+def evaluate_group(
+    plan: Plan, group: Group, hooks: Hooks, values: Mapping[Value, Array]
+) -> list[Array]:
+    """What one group leaves, one array an output; ``values`` are its operands that are not constants."""
+    operands = [
+        hooks.constant(group, position) if plan.is_constant(value) else values[value]
+        for position, value in enumerate(group.inputs)
+    ]
+    return _results(group, operands, hooks)
 
 
 def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
