@@ -28,6 +28,7 @@ from jaxmini.state import Array
 Added: TypeAlias = dict[str, Array]
 
 LEVELS = HIGH - LOW  # steps from the lowest to the highest number of a grid
+MOST_OCTAVES = 100.0  # float32 has 126 powers of two to either side of 1
 LN_2 = np.float32(np.log(2))
 
 
@@ -190,6 +191,7 @@ class tqt(Activation):
     def grid(self, start: Range, added: Added) -> Grid:
         largest = jnp.maximum(-start["low"], start["high"])
         power = jnp.log2(jnp.maximum(largest, SMALLEST_RANGE)) + added["log2_threshold"]
+        power = straight_through(power, jnp.clip(power, -MOST_OCTAVES, MOST_OCTAVES))
         # Levels to a side: 2**(b - 1) of a signed grid, 2**b of an unsigned one.
         octaves = jnp.where(_is_signed(start), 7, 8)
         scale = lax.stop_gradient(self._scale(power, octaves))
@@ -208,8 +210,7 @@ class tqt(Activation):
         if not self.power_of_two:
             return jnp.exp2(power - jnp.float32(octaves))
         # Not exp2: it need not give a power of two.
-        exponent = jnp.clip(jnp.ceil(power), -100, 100).astype(jnp.int32)
-        return jnp.ldexp(jnp.float32(1), exponent - octaves)
+        return jnp.ldexp(jnp.float32(1), jnp.ceil(power).astype(jnp.int32) - octaves)
 
 
 @jax.custom_jvp
@@ -232,10 +233,12 @@ def rounded(
     The gradient there is 1 to a value v and ``round(v / step) - v / step`` to the step; the ends take theirs
     of all the numbers they stand for.
     """
-    # A number outside must not reach the division: 0 * infinity would be its gradient.
-    steps = jnp.where(below | above, 0.0, values) * (1 / step)
-    nearest = straight_through(steps, jnp.round(steps)) * step
-    return jnp.where(below, bottom, jnp.where(above, top, nearest))
+    inside = jnp.where(below | above, 0.0, values)  # infinity must not reach what follows
+    fixed = lax.stop_gradient(step)
+    steps = lax.stop_gradient(inside) * (1 / fixed)
+    nearest = jnp.round(steps)
+    between = straight_through(inside, nearest * fixed) + (step - fixed) * (nearest - steps)
+    return jnp.where(below, bottom, jnp.where(above, top, between))
 
 
 def _is_signed(start: Range) -> Array:
