@@ -57,6 +57,10 @@ class freezing(monitoring):
 
     threshold: float | cosine = 0.02
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, "threshold")
+
     def threshold_at(self, step: Array) -> Array:
         return at(self.threshold, step)
 
@@ -72,6 +76,10 @@ class dampening(monitoring):
     """
 
     strength: float | cosine = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, "strength")
 
     def penalty(self, kernel: Array, scale: Array, limit: int, step: Array) -> Array:
         scale = lax.stop_gradient(scale).reshape((1,) * (kernel.ndim - 1) + (-1,))
@@ -139,3 +147,11 @@ def figures(histories: dict[str, History]) -> dict[str, Array]:
         name: sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in leaves) * total
         for name, leaves in (("oscillating", often), ("frozen", frozen))
     }
+
+
+def _check(kind: monitoring, name: str) -> None:
+    """Raise ValueError if a number, or one of the ends of its way, is negative or none."""
+    number = getattr(kind, name)
+    ends = (number.first, number.last) if isinstance(number, cosine) else (number,)
+    if not all(end >= 0 for end in ends):
+        raise ValueError(f"{type(kind).__name__}: {name} is {number}, expected a number >= 0")
