@@ -12,7 +12,7 @@ from jaxmini.compress.quantize.oscillation import History, figures, followed, mo
 from jaxmini.compress.quantize.plan import AveragePool, Plan, Weighted
 from jaxmini.compress.quantize.ranges import Ranges, is_seen, trained
 from jaxmini.compress.quantize.schedule import in_force, phases, ticked
-from jaxmini.compress.quantize.stored import RANGES, KernelState, Stored
+from jaxmini.compress.quantize.stored import CLOCK, OSCILLATION, RANGES, KernelState, Stored
 from jaxmini.model import FIGURES, PENALTIES, Variables
 from jaxmini.state import Array
 
@@ -30,6 +30,11 @@ class Manner(NamedTuple):
     schedule: phases
     oscillation: monitoring | None
 
+    @property
+    def counts(self) -> bool:
+        """Whether the number of updates matters."""
+        return self.schedule != phases() or self.oscillation is not None
+
 
 class Learn(Train):
     """Rounds as training has decided so far, and notes what the update changes; ``updates`` gives it."""
@@ -39,6 +44,7 @@ class Learn(Train):
     ) -> None:
         super().__init__(plan, floats, ranges)
         self.stored, self.manner = stored, manner
+        _check(stored, manner)
         self.step = stored.clock.get("step", jnp.int32(0))
         self.is_frozen = manner.schedule.is_frozen(self.step)
         added = in_force(stored.clock, stored.activations)
@@ -112,6 +118,19 @@ class Learn(Train):
         if self.manner.schedule.start == 0:
             return rounded
         return jnp.where(self.manner.schedule.is_observing(self.step), values, rounded)
+
+
+def _check(stored: Stored, manner: Manner) -> None:
+    """Raise ValueError if what the manner counts on is not among the variables."""
+    for name, wanted, there in (
+        (CLOCK, manner.counts, stored.clock),
+        (OSCILLATION, manner.oscillation is not None, stored.histories),
+    ):
+        if wanted and not there:
+            raise ValueError(
+                f"quantize: the variables hold no {name!r}, which the scheme asks for: call "
+                "calibrate(model, variables, batches), which adds it"
+            )
 
 
 def _sums(penalties: dict[str, dict[str, Array | None]]) -> dict[str, Array]:

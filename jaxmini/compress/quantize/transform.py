@@ -169,7 +169,7 @@ def calibrate(
 
     Args:
         model: made by ``quantize``.
-        variables: its variables; the ranges they hold are forgotten.
+        variables: its variables; the ranges they hold are forgotten, and what was learned of them.
         batches: inputs as the model takes them, [B, H, W, C] float32; each is seen once.
         estimator: of every range, in place of what the model's scheme says. How training goes on from
             there is the scheme's.
@@ -189,24 +189,23 @@ def calibrate(
         known = gathered(plan, known, jax.device_get(observe(floats, batch)), number)
     if plan is None:
         raise ValueError("calibrate: there are no batches to see")
-    return _begin(scheme, _plan(of, scheme.choices, grid, floats, batch), floats) | {
-        RANGES: settled(plan, known)
-    }
+    ranges = settled(plan, known)
+    plan = _plan(of, scheme.choices, grid, floats, batch)
+    first = _fresh(scheme, plan, floats)
+    if first.starts:
+        first = first._replace(starts=jax.jit(functools.partial(kernel_starts, plan))(floats))
+    return {**first.into(floats), RANGES: ranges}
 
 
-def _begin(scheme: int8, plan: Plan, floats: Variables) -> Variables:
-    """The variables of a quantized model before any range has been seen; kernels are seen."""
-    first = fresh(
+def _fresh(scheme: int8, plan: Plan, floats: Variables) -> Stored:
+    """What the scheme keeps besides ranges, before any data."""
+    return fresh(
         plan,
         floats,
-        counts=scheme.schedule != phases() or scheme.oscillation is not None,
+        counts=scheme.manner.counts,
         remembers=scheme.oscillation is not None,
         holds=scheme.schedule.freeze is not None,
     )
-    if first.starts:
-        starts = jax.jit(functools.partial(kernel_starts, plan))(floats)
-        first = first._replace(starts=starts)
-    return {**first.into(floats), RANGES: unseen(plan)}
 
 
 def _plan(
@@ -238,7 +237,8 @@ def _init(
             f"quantize: a module of the model is called {LEARNED!r}, the name of what quantization "
             "learns: give it another"
         )
-    return _begin(scheme, _plan(model, scheme.choices, grid, variables, inputs), variables)
+    plan = _plan(model, scheme.choices, grid, variables, inputs)
+    return {**_fresh(scheme, plan, variables).into(variables), RANGES: unseen(plan)}
 
 
 def _apply(

@@ -1,6 +1,7 @@
 """A model that learns its scales: trained, counted, frozen, simulated, stopped and continued."""
 
 import functools
+import itertools
 import pickle
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import optax
 import pytest
 from quantize_nets import Branches, Residual, pictures, start
 
-from jaxmini import losses, steps
+from jaxmini import data, losses, models, steps
 from jaxmini.compress import quantize
 from jaxmini.compress.quantize import (
     calibrate,
@@ -29,13 +30,14 @@ from jaxmini.compress.quantize import (
     monitoring,
     observed,
     pact,
+    per_channel,
     percentile,
     phases,
     rule,
     simulate,
     tqt,
 )
-from jaxmini.model import from_linen, with_head
+from jaxmini.model import from_linen
 from jaxmini.record import describe, rebuild
 
 MODEL = from_linen(Residual())
@@ -151,7 +153,9 @@ def test_what_is_learned_is_trained_frozen_and_simulated(scheme):
     assert np.abs(np.float32(integers) - trained).max() <= 3
     for name, added in states[-1].params["quant"].get("kernels", {}).items():
         expected = variables["quant_kernels"][name] + added
-        np.testing.assert_allclose(frozen.kernels[name].scale, expected, rtol=1e-6)
+        known = expected > 1e-5  # BatchNorm has silenced the first channel of some
+        assert np.mean(known) > 0.5
+        np.testing.assert_allclose(frozen.kernels[name].scale[known], expected[known], rtol=1e-6)
 
 
 def test_training_may_start_without_calibration():
@@ -319,10 +323,11 @@ def test_variables_that_do_not_fit_are_refused():
     without = {name: tree for name, tree in calibrated.items() if name != "quant_kernels"}
     with pytest.raises(ValueError, match="learned of kernels does not fit"):
         model.apply(without, X, train=True)
-    named = quantize.quantize(
-        with_head(nn.Sequential([nn.Conv(3, (3, 3))]), nn.Dense(2)), int8(activation=lsq())
-    )
-    named.init(jax.random.key(0), X)
+    for scheme, name in ((int8(schedule=phases(3)), "schedule"), (EVERYTHING, "oscillation")):
+        model, calibrated = prepared(scheme)
+        del calibrated[f"quant_{name}"]
+        with pytest.raises(ValueError, match=f"hold no 'quant_{name}', which the scheme asks for"):
+            model.apply(calibrated, X, train=True)
 
     class Clash(nn.Module):
         @nn.compact
@@ -356,3 +361,54 @@ def test_schemes_are_recorded_and_printed():
     text = str(make_plan(model, floats(), X))
     assert "lsq()" in text
     assert "lsq_per_channel(bits=4, mse=False)" in text
+
+
+@pytest.mark.slow
+def test_learned_scales_beat_the_largest_weight_at_few_bits():
+    """Digits, a small CNN: accuracy on held-out pictures of kernels of 2 and 4 bits, over three seeds."""
+    found = {}
+    for bits in (4, 2):
+        for scheme in (
+            int8(kernel=per_channel(bits=bits)),
+            int8(kernel=lsq_per_channel(bits=bits), activation=lsq()),
+        ):
+            found[scheme] = [digits_accuracy(scheme, seed) for seed in range(3)]
+            print(f"{scheme}: {np.mean(found[scheme]):.4f} of {np.round(found[scheme], 4)}")
+    for spanning, learned in itertools.pairwise(found):
+        if spanning.kernel.bits == learned.kernel.bits:
+            assert np.mean(found[learned]) > np.mean(found[spanning])
+
+
+def digits_accuracy(scheme, seed, updates=120):
+    """Accuracy on 500 test pictures after ``updates`` of supervised training from a float net."""
+    normalization = data.Normalization(51 / 255, 0.4)
+    split = data.digits(test=500).load()
+    net, variables = digits_net(seed, normalization)
+    model = quantize.quantize(net, scheme)
+    images = normalization(jnp.asarray(split.train.image[:500]))
+    variables = calibrate(model, variables, [images])
+    variables = fitted(model, variables, split, normalization, seed, updates, 0.01)
+    answers = jax.jit(model.apply)(variables, normalization(jnp.asarray(split.test.image)))[0]
+    return float(np.mean(np.argmax(answers, -1) == split.test.label))
+
+
+@functools.cache
+def digits_net(seed, normalization):
+    """A float net, trained."""
+    split = data.digits(test=500).load()
+    net = from_linen(models.small_resnet(10, stem_width=8, stem_stride=1, widths=(8, 16)))
+    variables = jax.jit(net.init)(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)))
+    return net, fitted(net, variables, split, normalization, seed, 240, 0.05)
+
+
+def fitted(model, variables, split, normalization, seed, updates, learning_rate):
+    optimizer = steps.sgd(learning_rate, clip=1.0)(updates)
+
+    def inputs(key, batch, view_index):
+        return normalization(batch["image"])
+
+    step = jax.jit(steps.supervised(model, losses.cross_entropy(), optimizer, inputs=inputs))
+    state = steps.start(optimizer, jax.random.key(seed), variables)
+    for number in range(updates):
+        state, _ = step(state, {}, data.batch_at(split.train, 64, seed=seed, step=number))
+    return state.variables
