@@ -76,7 +76,7 @@ def after_updates(kind: str, name: str, devices: int) -> dict[str, np.ndarray]:
     assert np.isfinite(metrics["loss"])
     assert int(state.step) == UPDATES
     leaves, _ = jax.tree_util.tree_flatten_with_path((state.params, state.collections))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in leaves}
 
 
 @functools.cache
