@@ -72,8 +72,8 @@ def at(number: float | cosine, step: Array) -> Array:
 def first_clock(added: Any) -> Clock:
     """The clock before any update.
 
-    Attributes:
-        added: what training has added to the grids; a copy is kept for the day they freeze.
+    Args:
+        added: what training has added to the grids, if that is to freeze one day; a copy is kept.
     """
     held = {"held": jax.tree.map(jnp.copy, added)} if added else {}
     return {"step": jnp.int32(0), "is_frozen": jnp.bool_(False), **held}

@@ -29,7 +29,7 @@ OWN = frozenset({RANGES, KERNELS, CLOCK, OSCILLATION, PENALTIES, FIGURES})
 
 
 class Stored(NamedTuple):
-    """What ``extras`` of a model hold, as trees; empty where its scheme asks for none.
+    """All of that but the ranges; empty where a scheme asks for none.
 
     Attributes:
         activations: added to the start of each learned site's grid, ``{site: {name: float32 []}}``.
