@@ -237,7 +237,7 @@ def test_a_net_learns_its_integers_from_its_own_float_self_and_may_be_stopped(ar
     assert any(np.any(leaf) for leaf in jax.tree.leaves(whole["params"]["quant"]))
     assert int(whole["quant_schedule"]["step"]) == 26
     agreed = [logits_of(o, DIGITS.load().test.image).argmax(-1) for o in outcomes.values()]
-    assert np.mean(agreed[0] == agreed[1]) > 0.9
+    assert np.mean(agreed[0] == agreed[1]) > 0.75  # four bits, six features
 
     asked = iter(range(1000))
     other = Workdir.open(tmp_path / "other", {})
