@@ -142,7 +142,9 @@ def test_a_file_that_does_not_run_has_no_arena():
 
 @pytest.mark.parametrize("kind", [gates.micro, lambda file: gates.max_arena(file, 9)])
 def test_a_file_of_another_format_is_none_for_a_microcontroller(kind):
-    with pytest.raises(ValueError, match=r"TFLite-Micro runs \.tflite files, and .*\.stablehlo is none"):
+    with pytest.raises(
+        ValueError, match=r"TFLite-Micro runs \.tflite files, and .*\.stablehlo is none"
+    ):
         kind(StableHLO(STUDENT))
 
 
