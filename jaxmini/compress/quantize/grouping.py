@@ -4,12 +4,13 @@ The rules that use it, one a primitive, are in ``rules.py``.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.patterns import affine, rectified
 from jaxmini.compress.quantize.plan import INPUT, Clamp, Group, Plan, Weighted
-from jaxmini.compress.quantize.program import Op, Program, Value, dependents, needed
+from jaxmini.compress.quantize.program import Op, Program, Value, dependents, extended, needed
 
 # Moves that a rectifier may pass: relu(max_pool(x)) = max_pool(relu(x)), and a rounding is saved.
 PASSES_RECTIFIER = frozenset(
@@ -132,6 +133,16 @@ class Grouping:
             else:
                 break
         return clamp, value
+
+    def emit(
+        self, function: Callable, arguments: list[Value], path: str
+    ) -> tuple[list[Value], list[Op]]:
+        """Add what ``function`` does of some values to the program; its results and its operations."""
+        before = len(self.program.ops)
+        self.program, results = extended(self.program, function, arguments, path)
+        new = list(self.program.ops[before:])
+        self.activations |= dependents(new, self.activations)
+        return results, new
 
     def replace(self, value: int, by: int) -> None:
         """Let every reader of ``value`` read ``by``."""

@@ -51,14 +51,12 @@ def check_float32(op: Op, program: Program) -> None:
 
 
 def check_conv(op: Op) -> None:
-    """Refuse convolutions that are not NHWC with a HWIO kernel, and transposed ones."""
+    """Refuse convolutions that are not NHWC with a HWIO kernel."""
     numbers, rank = op.params["dimension_numbers"], len(op.params["window_strides"]) + 2
     channels_last = (0, rank - 1, *range(1, rank - 1))
     layout = numbers.lhs_spec, numbers.out_spec, numbers.rhs_spec
     if layout != (channels_last, channels_last, (rank - 1, rank - 2, *range(rank - 2))):
         refuse(op, f"its layout is {layout}", "use linen's layout, NHWC with HWIO kernels")
-    if any(step != 1 for step in op.params["lhs_dilation"]):
-        refuse(op, "it is a transposed convolution", "enlarge by repeating pixels, then convolve")
     if op.params["batch_group_count"] != 1:
         refuse(op, "it groups the batch", "use feature_group_count")
 

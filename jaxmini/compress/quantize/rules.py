@@ -29,6 +29,7 @@ from jaxmini.compress.quantize.refusal import (
     check_float32,
     refuse,
 )
+from jaxmini.compress.quantize.upsampling import is_transposed, transposed_convolution
 
 
 def group(program: Program, input_grid: Grid | None = None) -> Plan:
@@ -65,6 +66,9 @@ def _no_rule(grouping: Grouping, op: Op) -> None:
 def _product(grouping: Grouping, op: Op) -> None:
     """A convolution or matrix product with a kernel, its affine chain, its rectifier."""
     inputs, kernel = grouping.inputs(op)
+    if op.name == "conv_general_dilated" and is_transposed(op):
+        transposed_convolution(grouping, op)
+        return
     if grouping.is_activation(kernel):
         refuse(op, "it multiplies activations with activations", "multiply with a kernel instead")
     shape, rank = grouping.program.shape(op.outputs[0]), -1
