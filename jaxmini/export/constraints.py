@@ -23,6 +23,7 @@ SAME_GRID = frozenset(
         "CONCATENATION",
         "EXPAND_DIMS",
         "GATHER",
+        "GATHER_ND",
         "MAXIMUM",
         "MAX_POOL_2D",
         "MINIMUM",
@@ -30,10 +31,14 @@ SAME_GRID = frozenset(
         "PACK",
         "PAD",
         "PADV2",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
         "RESHAPE",
         "RESIZE_BILINEAR",
         "RESIZE_NEAREST_NEIGHBOR",
         "REVERSE_V2",
+        "SELECT",
+        "SELECT_V2",
         "SLICE",
         "SPACE_TO_BATCH_ND",
         "SPACE_TO_DEPTH",
@@ -101,12 +106,12 @@ def violations(file: File) -> Iterator[str]:
 
 
 def _types(file: File, op: Op) -> Iterator[str]:
-    """Everything computed is int8; constants may be int32 (bias, axes, shapes)."""
+    """Everything computed is int8; constants may be int32 (bias, axes, shapes) or bool (masks)."""
     for index in (*op.inputs, *op.outputs):
         if index < 0:
             continue
         tensor = file.tensors[index]
-        allowed = (np.int8,) if tensor.data is None else (np.int8, np.int32)
+        allowed = (np.int8,) if tensor.data is None else (np.int8, np.int32, np.bool_)
         if tensor.dtype not in allowed:
             yield f"tensor {tensor.name!r} is {tensor.dtype}"
         if tensor.dtype == np.int8 and not tensor.is_quantized:

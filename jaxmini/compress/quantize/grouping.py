@@ -17,11 +17,15 @@ PASSES_RECTIFIER = frozenset(
     {
         "broadcast_in_dim",
         "copy",
+        "dynamic_slice",
+        "reduce_max",
         "reduce_window_max",
         "reshape",
         "rev",
         "slice",
         "squeeze",
+        "stop_gradient",
+        "tile",
         "transpose",
     }
 )
@@ -29,6 +33,9 @@ LABELS = {
     "concatenate": "concat",
     "conv_general_dilated": "conv",
     "dot_general": "dense",
+    "gather": "take",
+    "reduce_max": "max",
+    "reduce_min": "min",
     "reduce_sum": "mean",
     "reduce_window_max": "max_pool",
     "reduce_window_sum": "avg_pool",

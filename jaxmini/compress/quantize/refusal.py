@@ -7,18 +7,23 @@ import jax.numpy as jnp
 from jaxmini.compress.quantize.program import Op, Program
 
 REMEDIES = {
-    "convert_element_type": "build the model with dtype float32",
+    "argmax": "return the logits, and take the largest outside the quantized model",
+    "cond": "write the choice in Python",
+    "convert_element_type": "compute in floats",
     "erf": "use relu or relu6 for gelu",
+    "eq": "return the logits; use nn.Embed for one_hot",
     "exp": "return the logits, and leave softmax to the loss",
+    "ge": "use relu or relu6 for leaky_relu",
+    "gt": "use relu or relu6 for leaky_relu",
     "integer_pow": "use BatchNorm for LayerNorm, relu for gelu",
     "log": "return the logits, and leave log_softmax to the loss",
     "logistic": "use relu or relu6 for sigmoid and silu",
-    "reduce_max": "return the logits, and leave softmax to the loss; use nn.max_pool for a maximum",
+    "max": "use relu or relu6, or the maximum of two activations",
+    "min": "use relu or relu6, or the minimum of two activations",
     "rsqrt": "use BatchNorm for LayerNorm and GroupNorm",
-    "scan": "write the layers as a Python loop",
     "square": "use BatchNorm for LayerNorm and GroupNorm",
     "tanh": "use relu or relu6 for tanh and gelu",
-    "while": "write the loop as a Python loop",
+    "while": "give the loop a fixed number of steps (lax.scan, lax.fori_loop), or write it in Python",
 }
 
 

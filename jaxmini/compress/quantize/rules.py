@@ -3,6 +3,7 @@
 An operation without a rule is an error: what training did not see would be wrong in the file.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.grouping import Grouping
+from jaxmini.compress.quantize.moving import joined, padded, selected, taken
 from jaxmini.compress.quantize.patterns import divides, rectified, scalar
 from jaxmini.compress.quantize.plan import (
     INPUT,
@@ -140,7 +142,10 @@ def _average_pool(grouping: Grouping, op: Op) -> None:
 
 
 def _rectifier(grouping: Grouping, op: Op) -> None:
-    """A rectifier that no group before it could take."""
+    """A rectifier that no group before it could take, or the larger of two activations."""
+    if all(map(grouping.is_activation, op.inputs)):
+        joined(grouping, op, f"{op.name}imum")
+        return
     clamp = rectified(op, None)
     if clamp is None:
         refuse(op)
@@ -153,22 +158,20 @@ def _rectifier(grouping: Grouping, op: Op) -> None:
 def _move(grouping: Grouping, op: Op) -> None:
     """Numbers that move and do not change stay on their grid."""
     source, *settings = grouping.inputs(op)
+    if op.name == "pad" and scalar(settings[0]) != 0:
+        padded(grouping, op)
+        return
     if not all(isinstance(value, Literal) for value in settings):
         refuse(op, "it moves by numbers that are not known before it runs", "use static shapes")
-    if op.name == "pad" and scalar(settings[0]) != 0:
-        refuse(op, f"it pads with {scalar(settings[0])}", "pad with 0")
     arrays = tuple(np.asarray(value.value) for value in settings)
     name, site = grouping.name(op), grouping.site_of[source]
     grouping.add(Move(name, site, (source,), op.outputs, op, arrays))
 
 
 def _concatenate(grouping: Grouping, op: Op) -> None:
-    """All that is joined, and the result, share one grid."""
-    inputs = grouping.inputs(op)
-    first, *others = (grouping.site_of[value] for value in inputs if grouping.is_activation(value))
-    for site in others:
-        grouping.tie(first, site)
-    grouping.add(Move(grouping.name(op), first, inputs, op.outputs, op))
+    """All that is joined; padding that repeats an edge joins nothing along the other axes."""
+    kept = tuple(v for v in op.inputs if 0 not in grouping.program.shape(v))
+    joined(grouping, dataclasses.replace(op, inputs=kept))
 
 
 RULES: dict[str, Callable[[Grouping, Op], None]] = {
@@ -177,19 +180,26 @@ RULES: dict[str, Callable[[Grouping, Op], None]] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "neg"), _arithmetic),
     "reduce_sum": _mean,
     "reduce_window_sum": _average_pool,
-    **dict.fromkeys(("relu", "relu6", "max"), _rectifier),
-    "concatenate": _concatenate,
+    **dict.fromkeys(("relu", "relu6", "max", "min"), _rectifier),
+    **dict.fromkeys(("concatenate", "stack"), _concatenate),
+    "gather": taken,
+    "select_n": selected,
     **dict.fromkeys(
         (
             "broadcast_in_dim",
             "copy",
+            "dynamic_slice",
             "pad",
+            "reduce_max",
+            "reduce_min",
             "reduce_window_max",
             "reshape",
             "rev",
             "slice",
             "split",
             "squeeze",
+            "stop_gradient",
+            "tile",
             "transpose",
         ),
         _move,
