@@ -5,7 +5,7 @@ from jaxmini.export.constraints import ConstraintError
 from jaxmini.export.converter import ConversionError
 from jaxmini.export.metadata import describe_file
 from jaxmini.export.parity import ParityError
-from jaxmini.export.tflite import Exported, integer_form, saved_model, tflite
+from jaxmini.export.tflite import Exported, integer_file, integer_form, saved_model, tflite
 
 __all__ = [
     "Artifact",
@@ -14,6 +14,7 @@ __all__ = [
     "Exported",
     "ParityError",
     "describe_file",
+    "integer_file",
     "integer_form",
     "load",
     "predict",

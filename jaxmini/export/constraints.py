@@ -64,6 +64,9 @@ FREE_GRID = frozenset({"ADD", "SUB", "MUL", "MEAN", "BATCH_MATMUL", "RELU", "REL
 
 ALLOWED = frozenset(CHANNEL_AXIS) | SAME_GRID | frozenset(FIXED_GRID) | FREE_GRID
 
+# Operators that may see integers of 32 bits that are not constants: the numbers of tokens.
+LOOKUPS = frozenset({"GATHER", "GATHER_ND", "RESHAPE"})
+
 REASONS = {
     "SUM": "its int8 reference kernel returns wrong numbers",
     "QUANTIZE": "it rounds once more than training did; give both sides one grid",
@@ -106,9 +109,10 @@ def violations(file: File) -> Iterator[str]:
 
 
 def _types(file: File, op: Op) -> Iterator[str]:
-    """Everything computed is int8; constants may be int32 (bias, axes, shapes) or bool (masks)."""
+    """Everything computed is int8, but for token numbers on their way to a lookup; constants may be int32 (bias, axes, shapes) or bool (masks)."""
+    tokens = _tokens(file) if op.name in LOOKUPS else set()
     for index in (*op.inputs, *op.outputs):
-        if index < 0:
+        if index < 0 or index in tokens:
             continue
         tensor = file.tensors[index]
         allowed = (np.int8,) if tensor.data is None else (np.int8, np.int32, np.bool_)
@@ -118,6 +122,15 @@ def _types(file: File, op: Op) -> Iterator[str]:
             yield f"tensor {tensor.name!r} is int8 without a scale"
         if not (np.isfinite(tensor.scale).all() and (tensor.scale > 0).all()):
             yield f"tensor {tensor.name!r} has scales that are not positive numbers"
+
+
+def _tokens(file: File) -> set[int]:
+    """The file's inputs of 32 bits, and what only shapes them."""
+    tokens = {index for index in file.inputs if file.tensors[index].dtype == np.int32}
+    for op in file.ops:
+        if op.name == "RESHAPE" and op.inputs[0] in tokens:
+            tokens.update(op.outputs)
+    return tokens
 
 
 def _kernel(file: File, op: Op) -> Iterator[str]:

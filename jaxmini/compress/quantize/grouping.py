@@ -6,6 +6,8 @@ The rules that use it, one a primitive, are in ``rules.py``.
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.patterns import affine, rectified
@@ -73,7 +75,8 @@ class Grouping:
         """The plan of what has been gathered; ``fixed`` are the grids that are given."""
         groups = tuple(dataclasses.replace(g, site=self.root(g.site)) for g in self.groups)
         site_of = {value: self.root(site) for value, site in self.site_of.items()}
-        sites = tuple(dict.fromkeys([INPUT, *(g.site for g in groups)]))
+        has_grid = self.program.types[self.program.input].dtype == np.float32
+        sites = tuple(dict.fromkeys([INPUT] * has_grid + [g.site for g in groups]))
         ties = {root: self.partners(root) for root in sites if root in self.tied.values()}
         if fixed.keys() & ties.keys():
             raise ValueError(

@@ -79,7 +79,9 @@ def _spread(case: Value) -> Value:
     if not isinstance(case, Literal) or not case.value.ndim:
         return case
     first = case.value[:1]
-    return Literal(first) if np.array_equal(case.value, np.broadcast_to(first, case.shape)) else case
+    return (
+        Literal(first) if np.array_equal(case.value, np.broadcast_to(first, case.shape)) else case
+    )
 
 
 def _check_places(grouping: Grouping, op: Op, places: np.ndarray) -> None:

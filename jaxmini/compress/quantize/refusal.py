@@ -9,7 +9,7 @@ from jaxmini.compress.quantize.program import Op, Program
 REMEDIES = {
     "argmax": "return the logits, and take the largest outside the quantized model",
     "cond": "write the choice in Python",
-    "convert_element_type": "compute in floats",
+    "convert_element_type": "compute in floats; look up numbers of tokens with nn.Embed",
     "erf": "use relu or relu6 for gelu",
     "eq": "return the logits; use nn.Embed for one_hot",
     "exp": "return the logits, and leave softmax to the loss",
@@ -64,13 +64,3 @@ def check_conv(op: Op) -> None:
         refuse(op, f"its layout is {layout}", "use linen's layout, NHWC with HWIO kernels")
     if op.params["batch_group_count"] != 1:
         refuse(op, "it groups the batch", "use feature_group_count")
-
-
-def check_dot(op: Op, program: Program) -> None:
-    """Refuse products other than the last axes of the input with the first axes of a kernel."""
-    (lhs, rhs), (lhs_batch, _) = op.params["dimension_numbers"]
-    rank = len(program.shape(op.inputs[0]))
-    if lhs_batch or tuple(lhs) != tuple(range(rank - len(lhs), rank)):
-        refuse(op, "it contracts other than the last axes", "transpose the input first")
-    if tuple(rhs) != tuple(range(len(rhs))):
-        refuse(op, "it contracts other than the first axes of its kernel", "transpose the kernel")

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxmini.compress.quantize.contraction import is_plain, rearranged
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.grouping import Grouping
+from jaxmini.compress.quantize.lookup import looked_up
 from jaxmini.compress.quantize.moving import joined, padded, selected, taken
 from jaxmini.compress.quantize.patterns import divides, rectified, scalar
 from jaxmini.compress.quantize.plan import (
@@ -27,7 +29,6 @@ from jaxmini.compress.quantize.program import Literal, Op, Program
 from jaxmini.compress.quantize.refusal import (
     check_batch_statistics,
     check_conv,
-    check_dot,
     check_float32,
     refuse,
 )
@@ -44,12 +45,17 @@ def group(program: Program, input_grid: Grid | None = None) -> Plan:
         ValueError: something between the input and the output has no int8 form; names the operation, its
             module, and what to do.
     """
-    if (dtype := program.types[program.input].dtype) != np.float32:
+    if (dtype := program.types[program.input].dtype) not in (np.float32, np.int32):
         raise ValueError(
-            f"quantize: the model's input is {dtype}: give it normalised pictures in float32"
+            f"quantize: the model's input is {dtype}: give it normalised pictures in float32, or the "
+            "numbers of tokens in int32"
         )
+    if dtype == np.int32 and input_grid is not None:
+        raise ValueError("quantize: the model's input is int32, token numbers: they have no grid")
     grouping = Grouping(program)
     active = [op for op in program.ops if grouping.is_activation(op.outputs[0])]
+    if dtype == np.int32:  # what is done to numbers of tokens is for the lookups to judge
+        active = [op for op in active if program.types[op.outputs[0]].dtype == np.float32]
     for op in active:
         check_batch_statistics(op)
     for op in active:
@@ -68,14 +74,17 @@ def _no_rule(grouping: Grouping, op: Op) -> None:
 def _product(grouping: Grouping, op: Op) -> None:
     """A convolution or matrix product with a kernel, its affine chain, its rectifier."""
     inputs, kernel = grouping.inputs(op)
-    if op.name == "conv_general_dilated" and is_transposed(op):
+    is_dot = op.name == "dot_general"
+    if grouping.is_activation(kernel) and (grouping.is_activation(inputs) or not is_dot):
+        refuse(op, "it multiplies activations with activations", "multiply with a kernel instead")
+    if not is_dot and is_transposed(op):
         transposed_convolution(grouping, op)
         return
-    if grouping.is_activation(kernel):
-        refuse(op, "it multiplies activations with activations", "multiply with a kernel instead")
     shape, rank = grouping.program.shape(op.outputs[0]), -1
-    if op.name == "dot_general":
-        check_dot(op, grouping.program)
+    if is_dot:
+        if not is_plain(grouping, op):
+            rearranged(grouping, op, _product)
+            return
         lhs = op.params["dimension_numbers"][0][0]
         rank = len(grouping.program.shape(inputs)) - len(lhs)
     else:
@@ -174,6 +183,11 @@ def _concatenate(grouping: Grouping, op: Op) -> None:
     joined(grouping, dataclasses.replace(op, inputs=kept))
 
 
+def _gather(grouping: Grouping, op: Op) -> None:
+    """Known places of an activation, or rows of a table at the input's numbers."""
+    (taken if grouping.is_activation(op.inputs[0]) else looked_up)(grouping, op)
+
+
 RULES: dict[str, Callable[[Grouping, Op], None]] = {
     "conv_general_dilated": _product,
     "dot_general": _product,
@@ -182,7 +196,7 @@ RULES: dict[str, Callable[[Grouping, Op], None]] = {
     "reduce_window_sum": _average_pool,
     **dict.fromkeys(("relu", "relu6", "max", "min"), _rectifier),
     **dict.fromkeys(("concatenate", "stack"), _concatenate),
-    "gather": taken,
+    "gather": _gather,
     "select_n": selected,
     **dict.fromkeys(
         (

@@ -34,7 +34,9 @@ class Scope(NamedTuple):
     @property
     def path(self) -> str:
         """The path of an operation that stands here."""
-        return self.prefix if self.step is None else Scope(self.prefix).enter(f"scan_{self.step}").path
+        return (
+            self.prefix if self.step is None else Scope(self.prefix).enter(f"scan_{self.step}").path
+        )
 
 
 class Flattening(Protocol):
