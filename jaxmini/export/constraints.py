@@ -109,7 +109,10 @@ def violations(file: File) -> Iterator[str]:
 
 
 def _types(file: File, op: Op) -> Iterator[str]:
-    """Everything computed is int8, but for token numbers on their way to a lookup; constants may be int32 (bias, axes, shapes) or bool (masks)."""
+    """Everything computed is int8, but for token numbers on their way to a lookup.
+
+    Constants may be int32 (bias, axes, shapes) or bool (masks).
+    """
     tokens = _tokens(file) if op.name in LOOKUPS else set()
     for index in (*op.inputs, *op.outputs):
         if index < 0 or index in tokens:

@@ -60,7 +60,8 @@ def group(program: Program, input_grid: Grid | None = None) -> Plan:
         check_batch_statistics(op)
     for op in active:
         if op.outputs[0] not in grouping.taken:
-            check_float32(op, program)
+            if op.name in RULES:
+                check_float32(op, program)
             RULES.get(op.name, _no_rule)(grouping, op)
     if not grouping.is_activation(grouping.output):
         raise ValueError("quantize: the model's output does not depend on its input")
@@ -152,7 +153,7 @@ def _average_pool(grouping: Grouping, op: Op) -> None:
 
 def _rectifier(grouping: Grouping, op: Op) -> None:
     """A rectifier that no group before it could take, or the larger of two activations."""
-    if all(map(grouping.is_activation, op.inputs)):
+    if len(op.inputs) == 2 and all(map(grouping.is_activation, op.inputs)):
         joined(grouping, op, f"{op.name}imum")
         return
     clamp = rectified(op, None)
