@@ -48,11 +48,8 @@ def test_golden():
     assert "input" not in plan.sites
 
 
-@pytest.mark.parametrize("backend", ["litert", "jax2tf"])
-def test_the_file_computes_it(backend):
-    if backend == "jax2tf":
-        pytest.importorskip("tensorflow")
-    _, content = check(Text(), TOKENS, backend=backend)
+def test_the_file_computes_it():
+    _, content = check(Text(), TOKENS)
     file = read(content)
     assert file.op_counts["GATHER_ND"] == 2
     assert file.tensors[file.inputs[0]].dtype == np.int32
