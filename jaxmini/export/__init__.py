@@ -10,7 +10,7 @@ from jaxmini.export.micro import Micro, micro
 from jaxmini.export.onnx import describe_onnx, onnx
 from jaxmini.export.parity import ParityError
 from jaxmini.export.saved_model import describe_saved_model, saved_model
-from jaxmini.export.tflite import Exported, integer_form, tflite
+from jaxmini.export.tflite import Exported, integer_file, integer_form, tflite
 
 __all__ = [
     "Arena",
@@ -25,6 +25,7 @@ __all__ = [
     "describe_onnx",
     "describe_saved_model",
     "describe_stablehlo",
+    "integer_file",
     "integer_form",
     "load",
     "load_stablehlo",

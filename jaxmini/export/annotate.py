@@ -19,7 +19,7 @@ from jaxmini.state import Array
 
 
 def annotated(plan: Plan, frozen: Frozen) -> Callable[[Array], Array]:
-    """The function int8 images -> int8 logits that a converter turns into the file.
+    """The function int8 images (or int32 tokens) -> int8 logits that a converter turns into the file.
 
     It is made to be lowered, not to be run: composites have no batching rule, and the body of most is the
     identity.

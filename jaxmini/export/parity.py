@@ -8,7 +8,15 @@ import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
-from jaxmini.compress.quantize.plan import Elementwise, Group, Move, Plan, Rectifier, Weighted
+from jaxmini.compress.quantize.plan import (
+    INPUT,
+    Elementwise,
+    Group,
+    Move,
+    Plan,
+    Rectifier,
+    Weighted,
+)
 from jaxmini.export.correspondence import COMPUTING, correspond, kernel_of
 from jaxmini.export.flatbuffer import File, Op, Tensor, read
 
@@ -81,7 +89,8 @@ class _Comparison:
 
     def differences(self) -> Iterator[str]:
         found = correspond(self.file, self.plan, self.frozen)
-        yield from self.grids("input", self.file.inputs, ["input"])
+        if not self.plan.reads_tokens:
+            yield from self.grids("input", self.file.inputs, [INPUT])
         yield from self.grids("output", self.file.outputs, [self.plan.output_site])
         for group, op in found.pairs:
             if op is None:

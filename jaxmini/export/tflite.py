@@ -95,7 +95,7 @@ def tflite(
     _known("variant", variant, ("float32", "float16", "dynamic_int8", "int8"))
     _known("backend", backend, ("jax2tf", "litert"))
     if variant == "int8":
-        content, checked = _integer_file(artifact, backend)
+        content, checked = integer_file(*integer_form(artifact), backend)
     else:
         content, checked = _float_file(artifact, variant, backend), None
     content = metadata.write(content, _description(artifact, content, variant, backend))
@@ -154,15 +154,28 @@ def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
     return plan, frozen
 
 
-def _integer_file(artifact: Artifact, backend: Backend) -> tuple[bytes, parity.Parity]:
-    plan, frozen = integer_form(artifact)
-    function = annotated(plan, frozen)
-    image = jax.ShapeDtypeStruct((1, *artifact.input_shape), np.dtype(np.int8))
-    if backend == "jax2tf":
-        content = jax2tf.convert_annotated(function, image)
-    else:
-        content = litert.convert(function, image)
-    content = repair.integer_means(content)
+def integer_file(plan: Plan, frozen: Frozen, backend: Backend) -> tuple[bytes, parity.Parity]:
+    """A quantized network as the bytes of a checked int8 file, and how many numbers were compared.
+
+    For models that are no ``Artifact``, those that read token numbers or return pictures. The file has the
+    signature of every file, and no metadata.
+
+    Args:
+        plan: for a batch of one.
+        frozen: the integers and grids the file must hold.
+        backend: the converter, jax2tf or litert.
+
+    Raises:
+        ImportError: the back end is not installed; names the extra that brings it.
+        ConversionError: the converter failed.
+        ConstraintError, ParityError: the converter wrote a file that is not the frozen network.
+    """
+    _known("backend", backend, ("jax2tf", "litert"))
+    program = plan.program
+    dtype = np.dtype(np.int32 if plan.reads_tokens else np.int8)
+    inputs = jax.ShapeDtypeStruct(program.shape(program.input), dtype)
+    convert = jax2tf.convert_annotated if backend == "jax2tf" else litert.convert
+    content = repair.integer_means(convert(annotated(plan, frozen), inputs))
     constraints.check_integer(content)
     return content, parity.check(content, plan, frozen)
 

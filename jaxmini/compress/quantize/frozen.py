@@ -20,6 +20,7 @@ from jaxmini.compress.quantize.grid import (
     quantized,
     symmetric,
 )
+from jaxmini.compress.quantize.lookup import Lookup
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
 from jaxmini.compress.quantize.stored import KernelState, floats_of, in_force
 from jaxmini.model import Variables
@@ -189,6 +190,9 @@ class Dequantized:
 
     def constant(self, group: Group, position: int) -> Array:
         return jnp.asarray(self.frozen.constants[operand_name(group, position)].float_values)
+
+    def table(self, group: Lookup) -> Array:
+        return self.constant(group, 0)
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return fake_quant_average(values, self.frozen.grids[group.site])

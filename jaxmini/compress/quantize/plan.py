@@ -174,7 +174,7 @@ class Plan:
         program: the traced model.
         output: the value that the groups leave as the model's output.
         groups: in the order they run.
-        sites: the grids, by name; ``input`` is the first.
+        sites: the grids, by name; ``input`` is the first, but for a model of token numbers.
         site_of: the site of each value between groups.
         fixed: sites whose grid is given and not observed.
         ties: for a site that several groups share, the names of the others.
@@ -207,6 +207,11 @@ class Plan:
     def weighted(self) -> tuple[Weighted, ...]:
         """The groups that have a kernel."""
         return tuple(group for group in self.groups if isinstance(group, Weighted))
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the input is numbers of tokens, int32, which lie on no grid."""
+        return INPUT not in self.sites
 
     def estimator(self, site: str) -> Estimator:
         """What calibration makes a site's range with."""

@@ -114,8 +114,9 @@ def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = N
     or counts besides is kept as ``stored`` says; ``params["quant"]`` is trained with the other parameters.
 
     Args:
-        model: from one array to one array (logits), in float32. Its convolutions, BatchNorms and whatever
-            else it is made of stay untouched: the traced program is quantized.
+        model: from one array to one array, pictures in float32 or token numbers in int32. Its convolutions,
+            BatchNorms and whatever else it is made of stay untouched: the traced program is quantized. One
+            that computes in bfloat16 or float16 becomes one that computes, and answers, in float32.
         input_grid: the grid of the input where it is known, as that of normalised pixels; else observed.
 
     Raises:
