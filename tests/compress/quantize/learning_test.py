@@ -1,7 +1,6 @@
 """A model that learns its scales: trained, counted, frozen, simulated, stopped and continued."""
 
 import functools
-import itertools
 import pickle
 
 import flax.linen as nn
@@ -364,19 +363,17 @@ def test_schemes_are_recorded_and_printed():
 
 
 @pytest.mark.slow
-def test_learned_scales_beat_the_largest_weight_at_few_bits():
-    """Digits, a small CNN: accuracy on held-out pictures of kernels of 2 and 4 bits, over three seeds."""
-    found = {}
-    for bits in (4, 2):
-        for scheme in (
-            int8(kernel=per_channel(bits=bits)),
-            int8(kernel=lsq_per_channel(bits=bits), activation=lsq()),
-        ):
-            found[scheme] = [digits_accuracy(scheme, seed) for seed in range(3)]
-            print(f"{scheme}: {np.mean(found[scheme]):.4f} of {np.round(found[scheme], 4)}")
-    for spanning, learned in itertools.pairwise(found):
-        if spanning.kernel.bits == learned.kernel.bits:
-            assert np.mean(found[learned]) > np.mean(found[spanning])
+def test_learned_scales_beat_the_largest_weight_at_two_bits():
+    """Digits, a small CNN with kernels of 2 bits: accuracy on held-out pictures, over three seeds."""
+    found = []
+    for scheme in (
+        int8(kernel=per_channel(bits=2)),
+        int8(kernel=lsq_per_channel(bits=2), activation=lsq()),
+    ):
+        accuracies = [digits_accuracy(scheme, seed) for seed in range(3)]
+        print(f"{scheme}: {np.mean(accuracies):.4f} of {np.round(accuracies, 4)}")
+        found.append(np.mean(accuracies))
+    assert found[1] > found[0] + 0.05
 
 
 def digits_accuracy(scheme, seed, updates=120):
