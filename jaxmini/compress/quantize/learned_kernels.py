@@ -44,10 +44,15 @@ class _Lsq(Kernel):
     def scale(
         self, kernel: Array, bias: Array, input_scale: Array, step: Array | None = None
     ) -> jax.Array:
-        """The learned ``step`` [O] held above zero, and where a bias fits int32; gradients go through."""
+        """The learned ``step`` [O] held above zero, and where a bias fits int32; gradients go through.
+
+        Raises:
+            ValueError: there is no ``step``.
+        """
         least = jnp.abs(lax.stop_gradient(bias)) / (input_scale * LARGEST_BIAS)
         floor = jnp.maximum(self._step(jnp.float32(0)), self.shared(least, jnp.max))
-        step = self.start(kernel) if step is None else step
+        if step is None:
+            raise ValueError(f"{self}: a learned scale is wanted, and none is given")
         return straight_through(step, jnp.maximum(step, lax.stop_gradient(floor)))
 
     def fake_quant(self, kernel: Array, scale: Array) -> jax.Array:

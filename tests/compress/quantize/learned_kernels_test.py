@@ -90,6 +90,11 @@ def test_shapes_of_what_is_added():
     assert lsq_per_tensor().added(6) == ()
 
 
+def test_a_scale_that_was_not_learned_is_not_made_up():
+    with pytest.raises(ValueError, match="lsq_per_channel.*a learned scale is wanted"):
+        lsq_per_channel().scale(draw(0), jnp.zeros(4), WIDE)
+
+
 def test_bad_bits_are_refused():
     with pytest.raises(ValueError, match="lsq_per_channel: bits is 9"):
         lsq_per_channel(9)

@@ -36,6 +36,7 @@ from jaxmini.compress.quantize import (
     simulate,
     tqt,
 )
+from jaxmini.compress.quantize.leaves import replaced
 from jaxmini.model import from_linen
 from jaxmini.record import describe, rebuild
 
@@ -360,6 +361,14 @@ def test_schemes_are_recorded_and_printed():
     text = str(make_plan(model, floats(), X))
     assert "lsq()" in text
     assert "lsq_per_channel(bits=4, mse=False)" in text
+
+
+def test_what_changes_weights_after_training_keeps_what_is_learned():
+    _, calibrated = prepared(EVERYTHING)
+    first = jax.tree.leaves(floats_of(calibrated))[0]
+    changed = replaced(calibrated, {0: np.asarray(first) + 1})
+    assert jax.tree.structure(changed) == jax.tree.structure(calibrated)
+    np.testing.assert_array_equal(jax.tree.leaves(floats_of(changed))[0], first + 1)
 
 
 @pytest.mark.slow
