@@ -34,6 +34,9 @@ OPERATORS: Mapping[type[Group], frozenset[str]] = {
 }
 COMPUTING = frozenset().union(*OPERATORS.values())
 
+# Operators that name what they take where a mask is true before what they take where it is not.
+CHOICES = frozenset({"SELECT", "SELECT_V2"})
+
 # Where numbers were computed: everything that only moves them leads back there. A concatenation has many.
 Roots = tuple[int, ...]
 
@@ -144,4 +147,6 @@ class _Walk:
         if producer is None or producer.name in COMPUTING:
             return (tensor,)
         moved = [i for i in producer.inputs if i >= 0 and self.file.tensors[i].data is None]
+        if producer.name in CHOICES:
+            moved.reverse()
         return _joined(self.roots(index) for index in moved)

@@ -176,6 +176,7 @@ def integer_file(plan: Plan, frozen: Frozen, backend: Backend) -> tuple[bytes, p
     inputs = jax.ShapeDtypeStruct(program.shape(program.input), dtype)
     convert = jax2tf.convert_annotated if backend == "jax2tf" else litert.convert
     content = repair.integer_means(convert(annotated(plan, frozen), inputs))
+    content = repair.narrow_paddings(content)
     constraints.check_integer(content)
     return content, parity.check(content, plan, frozen)
 
