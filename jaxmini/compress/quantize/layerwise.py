@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from jaxmini.compress.quantize.evaluate import Float, Hooks, evaluate_group
 from jaxmini.compress.quantize.frozen import Dequantized, Frozen, FrozenKernel, freeze
-from jaxmini.compress.quantize.leaves import floats_of
 from jaxmini.compress.quantize.plan import INPUT, Plan, Weighted
+from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.compress.quantize.transform import make_plan
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array
@@ -97,7 +97,9 @@ class _Run:
 
     def __init__(self, plan: Plan, hooks: Hooks, inputs: Array) -> None:
         self.plan, self.hooks = plan, hooks
-        self.values = {plan.program.input: hooks.activation(INPUT, jnp.asarray(inputs))}
+        inputs = jnp.asarray(inputs)
+        first = inputs if plan.reads_tokens else hooks.activation(INPUT, inputs)
+        self.values = {plan.program.input: first}
         self.last = {
             v: i for i, g in enumerate(plan.groups) for v in g.inputs if isinstance(v, int)
         }
