@@ -4,6 +4,7 @@ from jaxmini.compress.quantize.assignment import rule
 from jaxmini.compress.quantize.estimators import entropy, min_max, moving_average, mse, percentile
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, FrozenKernel, freeze
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import per_channel, per_tensor
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.simulation import simulate
@@ -17,6 +18,7 @@ __all__ = [
     "Plan",
     "calibrate",
     "entropy",
+    "float_island",
     "freeze",
     "int8",
     "make_plan",

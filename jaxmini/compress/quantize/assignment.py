@@ -6,8 +6,10 @@ import functools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from jaxmini.compress.quantize.estimators import Estimator
+from jaxmini.compress.quantize.estimators import Estimator, min_max
+from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import Kernel
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, Plan
 
 
@@ -43,11 +45,12 @@ class rule:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What a scheme chooses for the parts of any plan: its defaults, and the rules that go before them."""
+    """What a scheme chooses for the parts of any plan: its defaults, the rules that go before them, islands."""
 
     estimator: Estimator
     kernel: Kernel
     rules: tuple[rule, ...] = ()
+    islands: tuple[float_island, ...] = ()
 
     def kernel_of(self, name: str) -> Kernel:
         """How the kernel of a group is rounded."""
@@ -87,7 +90,12 @@ def assign(plan: Plan, choices: Choices) -> Plan:
 
 
 def _shared_estimator(site: str, plan: Plan, choices: Choices) -> Estimator:
-    """What a site's range is made with, for all groups that share it."""
+    """What a site's range is made with, for all groups that share it.
+
+    A mask's reaches for what it hides, and nothing may clip that.
+    """
+    if any(isinstance(group, Mask) and group.site == site for group in plan.groups):
+        return min_max()
     sharing = {name: choices.estimator_of(name) for name in _sharing(site, plan)}
     if len(set(sharing.values())) > 1:
         given = ", ".join(f"{name} {estimator}" for name, estimator in sharing.items())

@@ -7,8 +7,12 @@ One evaluator serves observation, training, inference and export. A mode is an o
 from typing import Protocol
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmini.compress.quantize.fold import fold
+from jaxmini.compress.quantize.functions import Apply
+from jaxmini.compress.quantize.islands import Island
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
     INPUT,
     AveragePool,
@@ -20,9 +24,13 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
+from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import read, run
 from jaxmini.model import Variables
 from jaxmini.state import Array
+
+
+LEAST = np.finfo(np.float32).min
 
 
 class Hooks(Protocol):
@@ -39,6 +47,12 @@ class Hooks(Protocol):
 
     def constant(self, group: Group, position: int) -> Array:
         """The operand at ``position`` of ``group.inputs``, which does not depend on the input."""
+
+    def held(self, group: Island) -> list[Array]:
+        """What an island reads of the variables, in the order of ``group.held``."""
+
+    def mask(self, group: Mask, values: Array) -> Array:
+        """The values with the hidden ones below all others, on the grid of ``group.site``."""
 
     def average(self, group: AveragePool, values: Array) -> Array:
         """The averages as they leave a pool: they stay on the grid of ``group.site``."""
@@ -60,6 +74,12 @@ class Float:
 
     def constant(self, group: Group, position: int) -> Array:
         return jnp.asarray(read(self.values, group.inputs[position]))
+
+    def held(self, group: Island) -> list[Array]:
+        return [jnp.asarray(read(self.values, value)) for value in group.held]
+
+    def mask(self, group: Mask, values: Array) -> Array:
+        return group.hidden(self.activation(group.site, group.lowered(values)), LEAST)
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return values
@@ -93,7 +113,13 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
             )
         case Mean():
             values = jnp.mean(*operands, axis=group.axes).reshape(group.shape)
-        case Elementwise():
+        case Elementwise() | Product():
             (values,) = group.op.bind(*operands)
+        case Apply():
+            values = group(operands, ())
+        case Island():
+            values = group(operands, hooks.held(group))
+        case Mask():
+            return [hooks.mask(group, *operands)]
     clamp = getattr(group, "clamp", None)
     return [hooks.activation(group.site, values if clamp is None else clamp(values))]

@@ -4,10 +4,11 @@ An operation without a rule is an error: what training did not see would be wron
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxmini.compress.quantize import functions, islands, masks, products
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.patterns import divides, rectified, scalar
@@ -31,11 +32,16 @@ from jaxmini.compress.quantize.refusal import (
 )
 
 
-def group(program: Program, input_grid: Grid | None = None) -> Plan:
+def group(
+    program: Program,
+    input_grid: Grid | None = None,
+    declared: Sequence[islands.float_island] = (),
+) -> Plan:
     """The plan of a program.
 
     Args:
         input_grid: the grid of the model's input where it is known (that of its pixels).
+        declared: the parts that stay in float.
 
     Raises:
         ValueError: something between the input and the output has no int8 form; names the operation, its
@@ -49,8 +55,11 @@ def group(program: Program, input_grid: Grid | None = None) -> Plan:
     active = [op for op in program.ops if grouping.is_activation(op.outputs[0])]
     for op in active:
         check_batch_statistics(op)
+    regions = islands.find(grouping, declared)
     for op in active:
-        if op.outputs[0] not in grouping.taken:
+        if op.outputs[0] in regions:
+            regions[op.outputs[0]].place(grouping)
+        elif op.outputs[0] not in grouping.taken:
             check_float32(op, program)
             RULES.get(op.name, _no_rule)(grouping, op)
     if not grouping.is_activation(grouping.output):
@@ -62,11 +71,18 @@ def _no_rule(grouping: Grouping, op: Op) -> None:
     refuse(op)
 
 
+def _function(grouping: Grouping, op: Op) -> None:
+    """A function that a file has one operator for."""
+    if not functions.apply_function(grouping, op):
+        refuse(op)
+
+
 def _product(grouping: Grouping, op: Op) -> None:
     """A convolution or matrix product with a kernel, its affine chain, its rectifier."""
     inputs, kernel = grouping.inputs(op)
     if grouping.is_activation(kernel):
-        refuse(op, "it multiplies activations with activations", "multiply with a kernel instead")
+        _of_activations(grouping, op)
+        return
     shape, rank = grouping.program.shape(op.outputs[0]), -1
     if op.name == "dot_general":
         check_dot(op, grouping.program)
@@ -81,8 +97,18 @@ def _product(grouping: Grouping, op: Op) -> None:
     grouping.add(Weighted(name, name, (inputs,), (value,), op, kernel, chain, channels, clamp))
 
 
+def _of_activations(grouping: Grouping, op: Op) -> None:
+    if op.name != "dot_general":
+        refuse(op, "its kernel is computed from the input", "give it a kernel of its own")
+    if not grouping.is_activation(op.inputs[0]):
+        refuse(op, "its kernel comes first", "write the input first, as x @ kernel")
+    products.product(grouping, op)
+
+
 def _arithmetic(grouping: Grouping, op: Op) -> None:
     """A sum, difference or product; of a number a channel it is a scaling, with all that follows."""
+    if functions.apply_function(grouping, op) or masks.added_mask(grouping, op):
+        return
     inputs = grouping.inputs(op)
     sources = [value for value in inputs if grouping.is_activation(value)]
     shape = grouping.program.shape(sources[0])
@@ -171,6 +197,8 @@ RULES: dict[str, Callable[[Grouping, Op], None]] = {
     "conv_general_dilated": _product,
     "dot_general": _product,
     **dict.fromkeys(("add", "sub", "mul", "div", "neg"), _arithmetic),
+    **dict.fromkeys(functions.BEGINNING.keys() - {"add"} | {"ge"}, _function),
+    "select_n": masks.selection,
     "reduce_sum": _mean,
     "reduce_window_sum": _average_pool,
     **dict.fromkeys(("relu", "relu6", "max"), _rectifier),
