@@ -19,6 +19,7 @@ from jaxmini.compress.quantize.simulation import centred, simulate_group
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.interpreter import Interpreter, Kernels
 from jaxmini.export.correspondence import COMPUTING, correspond
+from jaxmini.export.islands import collapsed
 from jaxmini.export.flatbuffer import File
 from jaxmini.state import Array
 
@@ -95,7 +96,8 @@ class _Simulation:
         self.file, self.plan, self.frozen = file, plan, frozen
         found = correspond(file, plan, frozen)
         self.pairs, self.operands = found.pairs, found.operands
-        self.moved = {op.outputs[0] for op in file.ops if op.name not in COMPUTING}
+        ops = collapsed(file).ops
+        self.moved = {op.outputs[0] for op in ops if op.name not in COMPUTING}
 
     def __call__(self, tensors: Mapping[int, Array]) -> dict[int, Array]:
         expected: dict[int, Array] = {}

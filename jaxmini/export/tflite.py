@@ -31,6 +31,7 @@ from jaxmini.export import (
 )
 from jaxmini.export import signature as names
 from jaxmini.export.annotate import annotated
+from jaxmini.export.islands import allowed
 from jaxmini.export.artifact import Artifact, pixel_function
 from jaxmini.record import Json
 
@@ -176,7 +177,7 @@ def _integer_file(artifact: Artifact, backend: Backend) -> tuple[bytes, parity.P
     else:
         content = litert.convert(function, image)
     content = repair.integer_means(content)
-    constraints.check_integer(content)
+    constraints.check_integer(content, allowed(plan, frozen))
     return content, parity.check(content, plan, frozen)
 
 

@@ -65,6 +65,11 @@ def leaky_relu(slope: float) -> Kind:
     return Kind("leaky_relu", "LEAKY_RELU", function, functools.partial(tables.leaky_relu, slope))
 
 
+OPERATORS = frozenset(
+    kind.operator
+    for kind in (SOFTMAX, LOG_SOFTMAX, SIGMOID, TANH, GELU, HARD_SWISH, leaky_relu(0.01))
+)
+
 # The functions that may begin with an operation.
 BEGINNING: dict[str, tuple[Kind, ...]] = {
     "add": (HARD_SWISH,),
