@@ -87,9 +87,7 @@ class ConstraintError(ValueError):
     """A file breaks rules of 8-bit integer inference; the message lists them all."""
 
 
-def check_integer(
-    source: File | Path | str | bytes, islands: Sequence[Allowed] = ()
-) -> None:
+def check_integer(source: File | Path | str | bytes, islands: Sequence[Allowed] = ()) -> None:
     """Check that a file computes in integers alone and keeps every rule of the specification.
 
     Args:

@@ -104,11 +104,20 @@ def collapsed(file: File) -> File:
         first = [op for op in parts if op.name == "DEQUANTIZE"]
         last = [op for op in parts if op.name == "QUANTIZE"]
         if first and len(last) == 1 and len(parts) > 2:
-            sources = tuple(dict.fromkeys(op.inputs[0] for op in first))
+            sources = tuple(dict.fromkeys(_origin(file, op.inputs[0]) for op in first))
             position = max(index for index, op in enumerate(ops) if op is last[0])
             ops[position] = FloatOp(ISLAND, sources, last[0].outputs, "NONE", tuple(parts))
             ops = [op for op in ops if not any(op is part for part in parts)]
     return dataclasses.replace(file, ops=tuple(ops))
+
+
+def _origin(file: File, tensor: int) -> int:
+    """The tensor that a tensor has the integers of, in other rows and columns."""
+    producer = file.producer(tensor)
+    while producer is not None and producer.name == "RESHAPE":
+        tensor = producer.inputs[0]
+        producer = file.producer(tensor)
+    return tensor
 
 
 def _connected(file: File) -> Iterable[list[Op]]:
@@ -127,4 +136,6 @@ def _connected(file: File) -> Iterable[list[Op]]:
 
 def _is_float(file: File, index: int) -> bool:
     """Whether a tensor is computed in float; constants connect nothing."""
-    return index >= 0 and file.tensors[index].dtype == np.float32 and file.tensors[index].data is None
+    return (
+        index >= 0 and file.tensors[index].dtype == np.float32 and file.tensors[index].data is None
+    )

@@ -31,8 +31,8 @@ from jaxmini.export import (
 )
 from jaxmini.export import signature as names
 from jaxmini.export.annotate import annotated
-from jaxmini.export.islands import allowed
 from jaxmini.export.artifact import Artifact, pixel_function
+from jaxmini.export.islands import allowed
 from jaxmini.record import Json
 
 Variant = Literal["float32", "float16", "dynamic_int8", "int8"]

@@ -7,6 +7,7 @@ from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import per_channel, per_tensor
 from jaxmini.compress.quantize.plan import Plan
+from jaxmini.compress.quantize.points import quant_point
 from jaxmini.compress.quantize.simulation import simulate
 from jaxmini.compress.quantize.transform import calibrate, int8, make_plan, quantize
 
@@ -28,6 +29,7 @@ __all__ = [
     "per_channel",
     "per_tensor",
     "percentile",
+    "quant_point",
     "quantize",
     "rule",
     "simulate",

@@ -29,7 +29,6 @@ from jaxmini.compress.quantize.program import read, run
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
-
 LEAST = np.finfo(np.float32).min
 
 
@@ -113,8 +112,10 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
             )
         case Mean():
             values = jnp.mean(*operands, axis=group.axes).reshape(group.shape)
-        case Elementwise() | Product():
+        case Elementwise():
             (values,) = group.op.bind(*operands)
+        case Product():
+            values = group.product(*operands)
         case Apply():
             values = group(operands, ())
         case Island():

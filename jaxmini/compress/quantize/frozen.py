@@ -191,8 +191,6 @@ def _folded(plan: Plan, variables: Variables, grids: dict[str, Grid]) -> tuple[d
     return kernels, constants, held
 
 
-
-
 class Dequantized:
     """The mode that runs frozen integers in floating point: fake quantization from the tree alone.
 

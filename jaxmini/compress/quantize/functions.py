@@ -6,9 +6,12 @@ kernel in integers (``tables``).
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from jaxmini.compress.quantize import tables
 from jaxmini.compress.quantize.grid import Grid
@@ -30,6 +33,7 @@ class Kind:
         function: what operations are compared with.
         integers: (centred inputs, their grid, the grid of the outputs) -> centred outputs.
         grid: the one grid of its outputs that kernels know, None if it is free.
+        written: the same function as converters know it, None where JAX's own is.
     """
 
     label: str
@@ -37,6 +41,7 @@ class Kind:
     function: Function
     integers: Callable[[Array, Grid, Grid], Array]
     grid: Grid | None = None
+    written: Function | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,12 +50,27 @@ class Apply(Subgraph):
 
     kind: Kind
 
+    def __call__(self, operands: Sequence[Array], held: Sequence[Array] = ()) -> Array:
+        """The function, in float."""
+        written = self.kind.written
+        return super().__call__(operands, held) if written is None else written(*operands)
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits - lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), -1, keepdims=True))
+
 
 UNIT = Grid(1 / 256, -128)
 
 SOFTMAX = Kind("softmax", "SOFTMAX", jax.nn.softmax, tables.softmax, UNIT)
 LOG_SOFTMAX = Kind(
-    "log_softmax", "LOG_SOFTMAX", jax.nn.log_softmax, tables.log_softmax, Grid(16 / 256, 127)
+    "log_softmax",
+    "LOG_SOFTMAX",
+    jax.nn.log_softmax,
+    tables.log_softmax,
+    Grid(16 / 256, 127),
+    _log_softmax,
 )
 SIGMOID = Kind("sigmoid", "LOGISTIC", jax.nn.sigmoid, tables.sigmoid, UNIT)
 TANH = Kind("tanh", "TANH", jax.numpy.tanh, tables.tanh, Grid(1 / 128, 0))
@@ -83,6 +103,8 @@ BEGINNING: dict[str, tuple[Kind, ...]] = {
 def apply_function(grouping: Grouping, op: Op) -> bool:
     """Group the function that begins with ``op``; whether there is one."""
     sources = [value for value in op.inputs if grouping.is_activation(value)]
+    if not sources or grouping.program.types[sources[0]].dtype != np.float32:
+        return False
     for kind in _candidates(grouping, op):
         if (ops := matched(grouping, sources[0], kind.function)) is not None and op in ops:
             _place(grouping, kind, sources[0], ops)

@@ -138,6 +138,12 @@ class Grouping:
         if self.output == value:
             self.output = by
 
+    def merge(self, op: Op, source: int) -> None:
+        """Let ``op`` be the identity: its readers read ``source``."""
+        others = [reader for reader in self.consumers.get(source, []) if reader is not op]
+        self.replace(op.outputs[0], source)
+        self.consumers[source] = others + self.consumers[source]
+
     # -- sites
 
     def name(self, op: Op, label: str | None = None) -> str:
@@ -163,6 +169,19 @@ class Grouping:
     def partners(self, root: str) -> tuple[str, ...]:
         """The sites that were tied to ``root``."""
         return tuple(site for site in self.tied if self.root(site) == root)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a group and its site another name."""
+
+        def renamed(name: str) -> str:
+            return new if name == old else name
+
+        self.groups = [
+            dataclasses.replace(group, name=renamed(group.name), site=renamed(group.site))
+            for group in self.groups
+        ]
+        self.site_of = {value: renamed(site) for value, site in self.site_of.items()}
+        self.fixed = {renamed(site): grid for site, grid in self.fixed.items()}
 
     def add(self, group: Group) -> None:
         """Append a group; its outputs lie on its site."""

@@ -56,7 +56,9 @@ class float_island:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.pattern, str) and self.pattern):
-            raise TypeError(f"float_island: pattern is {self.pattern!r}, expected a glob as 'block/*'")
+            raise TypeError(
+                f"float_island: pattern is {self.pattern!r}, expected a glob as 'block/*'"
+            )
 
     def module(self, path: str) -> str | None:
         """The outermost module of a path that matches; None if none does."""
@@ -204,7 +206,9 @@ def _normalization(grouping: Grouping, root: Op) -> tuple[Op, ...] | None:
     It starts at the one value that the variance and the numbers it scales are both computed from.
     """
     value = root.outputs[0]
-    while (op := grouping.only_consumer(value)) is not None and _activations(grouping, op) == {value}:
+    while (op := grouping.only_consumer(value)) is not None and _activations(grouping, op) == {
+        value
+    }:
         value = op.outputs[0]
     if op is None or op.name not in ("mul", "div"):
         return None

@@ -16,7 +16,7 @@ from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.patterns import HIDDEN, hides
 from jaxmini.compress.quantize.plan import Group
 from jaxmini.compress.quantize.program import Literal, Op, Value
-from jaxmini.compress.quantize.refusal import refuse
+from jaxmini.compress.quantize.refusal import KNOWN_BEFORE, refuse
 from jaxmini.state import Array
 
 # A row's hidden numbers together are less than half an integer of softmax's output, 1/256.
@@ -69,7 +69,7 @@ def selection(grouping: Grouping, op: Op) -> None:
     which, *cases = grouping.inputs(op)
     active = [position for position, case in enumerate(cases) if grouping.is_activation(case)]
     if not isinstance(which, Literal):
-        refuse(op, "what it chooses is computed as the model runs", "make the mask of static shapes")
+        refuse(op, "what it chooses is not known before the model runs", KNOWN_BEFORE)
     if len(cases) != 2 or len(active) != 1 or not _all_hidden(cases[1 - active[0]]):
         refuse(
             op,

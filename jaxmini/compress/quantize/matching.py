@@ -20,9 +20,7 @@ from jaxmini.state import Array
 Function = Callable[[Array], Array]
 
 
-def matched(
-    grouping: Grouping, source: int, function: Function
-) -> tuple[Op, ...] | None:
+def matched(grouping: Grouping, source: int, function: Function) -> tuple[Op, ...] | None:
     """The operations that compute ``function`` of ``source``, None where they are not all there.
 
     Nothing but the function's result may be read elsewhere.

@@ -6,18 +6,22 @@ import jax.numpy as jnp
 
 from jaxmini.compress.quantize.program import Op, Program
 
+NORMALIZE = "write normalisation as nn.LayerNorm or nn.RMSNorm, whose parts stay together"
+
+KNOWN_BEFORE = "make masks and choices of what is known before the model runs, its shapes"
+
 REMEDIES = {
     "convert_element_type": "build the model with dtype float32",
-    "erf": "use relu or relu6 for gelu",
-    "exp": "return the logits, and leave softmax to the loss",
-    "integer_pow": "use BatchNorm for LayerNorm, relu for gelu",
+    "erf": "use the tanh form, nn.gelu(x, approximate=True)",
+    "erfc": "use the tanh form, nn.gelu(x, approximate=True)",
+    "exp": "use jax.nn.softmax over the last axis",
+    "integer_pow": "write the power as products; gelu as nn.gelu(x, approximate=True)",
     "log": "return the logits, and leave log_softmax to the loss",
-    "logistic": "use relu or relu6 for sigmoid and silu",
-    "reduce_max": "return the logits, and leave softmax to the loss; use nn.max_pool for a maximum",
-    "rsqrt": "use BatchNorm for LayerNorm and GroupNorm",
+    "reduce_max": "take softmax over the last axis, with no mask in it; use nn.max_pool for a maximum",
+    "rsqrt": NORMALIZE,
     "scan": "write the layers as a Python loop",
-    "square": "use BatchNorm for LayerNorm and GroupNorm",
-    "tanh": "use relu or relu6 for tanh and gelu",
+    "sqrt": NORMALIZE,
+    "square": f"write x * x; {NORMALIZE}",
     "while": "write the loop as a Python loop",
 }
 
@@ -29,7 +33,9 @@ def refuse(op: Op, reason: str | None = None, remedy: str | None = None) -> NoRe
     remedy = remedy or REMEDIES.get(
         op.name, "compute it outside the quantized model, or replace it"
     )
-    raise ValueError(f"quantize: {reason} ({op.name!r} in {where}): {remedy}")
+    module = op.path.partition("/")[2]
+    island = f", or declare it a float_island({module!r})" if module else ""
+    raise ValueError(f"quantize: {reason} ({op.name!r} in {where}): {remedy}{island}")
 
 
 def check_batch_statistics(op: Op) -> None:
@@ -46,6 +52,8 @@ def check_batch_statistics(op: Op) -> None:
 def check_float32(op: Op, program: Program) -> None:
     """Refuse activations of another dtype."""
     for value in op.outputs:
+        if program.types[value].dtype == jnp.bool_:
+            refuse(op, "it asks a question of numbers that the model computes", KNOWN_BEFORE)
         if program.types[value].dtype != jnp.float32:
             refuse(op, f"it computes in {program.types[value].dtype}", "build the model in float32")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxmini.compress.quantize import functions, islands, masks, products
+from jaxmini.compress.quantize import functions, islands, masks, points, products
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.patterns import divides, rectified, scalar
@@ -59,7 +59,7 @@ def group(
     for op in active:
         if op.outputs[0] in regions:
             regions[op.outputs[0]].place(grouping)
-        elif op.outputs[0] not in grouping.taken:
+        elif op.outputs[0] not in grouping.taken and not functions.apply_function(grouping, op):
             check_float32(op, program)
             RULES.get(op.name, _no_rule)(grouping, op)
     if not grouping.is_activation(grouping.output):
@@ -69,12 +69,6 @@ def group(
 
 def _no_rule(grouping: Grouping, op: Op) -> None:
     refuse(op)
-
-
-def _function(grouping: Grouping, op: Op) -> None:
-    """A function that a file has one operator for."""
-    if not functions.apply_function(grouping, op):
-        refuse(op)
 
 
 def _product(grouping: Grouping, op: Op) -> None:
@@ -107,7 +101,7 @@ def _of_activations(grouping: Grouping, op: Op) -> None:
 
 def _arithmetic(grouping: Grouping, op: Op) -> None:
     """A sum, difference or product; of a number a channel it is a scaling, with all that follows."""
-    if functions.apply_function(grouping, op) or masks.added_mask(grouping, op):
+    if masks.added_mask(grouping, op):
         return
     inputs = grouping.inputs(op)
     sources = [value for value in inputs if grouping.is_activation(value)]
@@ -197,8 +191,8 @@ RULES: dict[str, Callable[[Grouping, Op], None]] = {
     "conv_general_dilated": _product,
     "dot_general": _product,
     **dict.fromkeys(("add", "sub", "mul", "div", "neg"), _arithmetic),
-    **dict.fromkeys(functions.BEGINNING.keys() - {"add"} | {"ge"}, _function),
     "select_n": masks.selection,
+    "name": points.point,
     "reduce_sum": _mean,
     "reduce_window_sum": _average_pool,
     **dict.fromkeys(("relu", "relu6", "max"), _rectifier),

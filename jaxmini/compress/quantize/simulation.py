@@ -186,9 +186,7 @@ class _Integers:
 
     def matrices(self, first: Array, second: Array) -> Array:
         """Sums in int32, one float multiplication."""
-        (total,) = self.group.op.bind(
-            first.astype(jnp.int32), second.astype(jnp.int32), preferred_element_type=jnp.int32
-        )
+        total = self.group.product(first.astype(jnp.int32), second.astype(jnp.int32), np.int32)
         multiplier = self.scale(0) * self.scale(1) / self.grid.scale
         return self.rounded(total.astype(jnp.float32) * multiplier)
 

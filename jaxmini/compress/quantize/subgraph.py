@@ -27,7 +27,7 @@ class Subgraph(Group):
         """What the operations leave, in float."""
         values = dict(zip((*self.reads, *self.held), (*operands, *held), strict=True))
         run(self.ops, values)
-        return values[self.outputs[0]]
+        return values[self.ops[-1].outputs[0]]
 
 
 def read_by(grouping: Grouping, ops: Sequence[Op]) -> tuple[tuple[int, ...], tuple[int, ...]]:

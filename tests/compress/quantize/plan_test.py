@@ -1,5 +1,7 @@
 """Plans read as intended, do not depend on the batch size, and refuse what they do not know."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -147,11 +149,15 @@ class Outer(nn.Module):
 
 REFUSED = {
     "sin": (jnp.sin, r"'sin' has no int8 form \('sin' in the module Outer/block\)"),
-    "square": (jnp.square, "use BatchNorm for LayerNorm"),
-    "softmax": (jax.nn.softmax, "return the logits, and leave softmax to the loss"),
-    "silu": (jax.nn.silu, "use relu or relu6 for sigmoid and silu"),
+    "square": (jnp.square, "write x \\* x; write normalisation as nn.LayerNorm"),
+    "softmax": (functools.partial(jax.nn.softmax, axis=1), "take softmax over the last axis"),
+    "gelu": (functools.partial(nn.gelu, approximate=False), "nn.gelu\\(x, approximate=True\\)"),
     "halves": (lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), "computes in bfloat16"),
-    "two_activations": (lambda x: x @ x.swapaxes(2, 3), "multiplies activations with activations"),
+    "kernel_first": (lambda x: jnp.ones((3, 4)) @ x.swapaxes(2, 3), "its kernel comes first"),
+    "examples": (
+        lambda x: jnp.einsum("bhwc,dhwc->bdhw", x, x),
+        "activations of different examples",
+    ),
     "power": (lambda x: x**3, "'integer_pow'"),
     "pad": (
         lambda x: jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=1),
@@ -160,7 +166,17 @@ REFUSED = {
     "sum": (lambda x: x.sum((1, 2), keepdims=True), "a sum that is no mean"),
     "reciprocal": (lambda x: 1 / x, "'div'"),
     "clip": (lambda x: jnp.clip(x, 0, 3), "'min'"),
-    "layer_norm": (lambda x: nn.LayerNorm(name="norm")(x), "Outer/block"),
+    "island": (jnp.sin, r"or declare it a float_island\('block'\)"),
+    "mask": (lambda x: jnp.where(x > 0, x, -1e9), "known before the model runs"),
+    "choice": (lambda x: jnp.where(jnp.eye(12, 4, dtype=bool), x, 1.0), "chooses between numbers"),
+    "mixed_mask": (
+        lambda x: x + jnp.where(jnp.eye(12, 4, dtype=bool), 1.0, -1e9)[None, None],
+        "a mask and numbers in one",
+    ),
+    "hidden_row": (
+        lambda x: jnp.where(jnp.eye(12, 4, dtype=bool), x, -1e9),
+        "hides all numbers of a row",
+    ),
     "transposed": (lambda x: nn.ConvTranspose(4, (2, 2), (2, 2))(x), "transposed convolution"),
 }
 
