@@ -45,7 +45,7 @@ class rule:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What a scheme chooses for the parts of any plan: its defaults, the rules that go before them, islands."""
+    """What a scheme chooses for the parts of any plan: its defaults, the rules before them, islands."""
 
     estimator: Estimator
     kernel: Kernel

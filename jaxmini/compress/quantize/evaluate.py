@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmini.compress.quantize.fold import fold
-from jaxmini.compress.quantize.functions import Apply
-from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
     INPUT,
@@ -26,6 +24,7 @@ from jaxmini.compress.quantize.plan import (
 )
 from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import read, run
+from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -47,8 +46,8 @@ class Hooks(Protocol):
     def constant(self, group: Group, position: int) -> Array:
         """The operand at ``position`` of ``group.inputs``, which does not depend on the input."""
 
-    def held(self, group: Island) -> list[Array]:
-        """What an island reads of the variables, in the order of ``group.held``."""
+    def held(self, group: Subgraph) -> list[Array]:
+        """What a subgraph reads of the variables, in the order of ``group.held``."""
 
     def mask(self, group: Mask, values: Array) -> Array:
         """The values with the hidden ones below all others, on the grid of ``group.site``."""
@@ -74,7 +73,7 @@ class Float:
     def constant(self, group: Group, position: int) -> Array:
         return jnp.asarray(read(self.values, group.inputs[position]))
 
-    def held(self, group: Island) -> list[Array]:
+    def held(self, group: Subgraph) -> list[Array]:
         return [jnp.asarray(read(self.values, value)) for value in group.held]
 
     def mask(self, group: Mask, values: Array) -> Array:
@@ -116,9 +115,7 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
             (values,) = group.op.bind(*operands)
         case Product():
             values = group.product(*operands)
-        case Apply():
-            values = group(operands, ())
-        case Island():
+        case Subgraph():
             values = group(operands, hooks.held(group))
         case Mask():
             return [hooks.mask(group, *operands)]

@@ -21,10 +21,10 @@ from jaxmini.compress.quantize.grid import (
     quantized,
     symmetric,
 )
-from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
 from jaxmini.compress.quantize.ranges import grids_of
+from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -88,8 +88,8 @@ class Frozen:
     constants: dict[str, FrozenConstant]
     floats: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def held(self, group: Island) -> list[np.ndarray]:
-        """What an island holds, in the order of ``group.held``."""
+    def held(self, group: Subgraph) -> list[np.ndarray]:
+        """What a subgraph holds of the variables, in the order of ``group.held``."""
         return [self.floats[operand_name(group, position)] for position in range(len(group.held))]
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -185,7 +185,7 @@ def _folded(plan: Plan, variables: Variables, grids: dict[str, Grid]) -> tuple[d
     held = {
         operand_name(group, position): values
         for group in plan.groups
-        if isinstance(group, Island)
+        if isinstance(group, Subgraph)
         for position, values in enumerate(floats.held(group))
     }
     return kernels, constants, held
@@ -214,7 +214,7 @@ class Dequantized:
     def average(self, group: AveragePool, values: Array) -> Array:
         return fake_quant_average(values, self.frozen.grids[group.site])
 
-    def held(self, group: Island) -> list[Array]:
+    def held(self, group: Subgraph) -> list[Array]:
         return [jnp.asarray(values) for values in self.frozen.held(group)]
 
     def mask(self, group: Mask, values: Array) -> Array:

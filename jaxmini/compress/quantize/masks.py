@@ -1,7 +1,7 @@
 """Masks: numbers that softmax must not see, as the additions of an integer file.
 
 A file adds 0 where a number stays and, where it goes, what takes it below the grid: there it becomes the
-grid's least number. The grid reaches far enough below the numbers that stay for softmax to make nothing of it.
+grid's least number. The grid reaches so far below the numbers that stay that softmax makes nothing of it.
 """
 
 import dataclasses

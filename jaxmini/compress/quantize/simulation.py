@@ -108,6 +108,13 @@ class _Integers:
                 return group.move(*operands)
             case AveragePool():
                 return [self.average(group.window_sum(*operands))]
+        values = self.computed(*operands)
+        return [_clamped(values, getattr(group, "clamp", None), self.grid)]
+
+    def computed(self, *operands: Array) -> Array:
+        """What a group that computes leaves, before its rectifier."""
+        group = self.group
+        match group:
             case Rectifier():
                 (values,) = operands
             case Weighted():
@@ -124,7 +131,7 @@ class _Integers:
                 values = self.mask(*operands)
             case Island():
                 values = self.island(*operands)
-        return [_clamped(values, getattr(group, "clamp", None), self.grid)]
+        return values
 
     def rounded(self, values: Array) -> Array:
         """Nearest integers, ties to even, held to the grid."""

@@ -72,7 +72,7 @@ def hard_swish(inputs: Array, source: Grid, target: Grid) -> Array:
 def _fixed_point(factor: np.float32) -> tuple[int, int]:
     """``multiplier / 2**15 * 2**exponent``, the multiplier an int16 of at least 2**14."""
     fraction, exponent = math.frexp(float(factor))
-    wide = int(math.floor(fraction * 2**31 + 0.5))
+    wide = math.floor(fraction * 2**31 + 0.5)
     if wide == 2**31:
         wide, exponent = wide // 2, exponent + 1
     return min((wide + 2**15) >> 16, 2**15 - 1), exponent
