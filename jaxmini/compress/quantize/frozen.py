@@ -237,7 +237,7 @@ def _frozen_kernel(
 
 def _once(values: np.ndarray) -> np.ndarray:
     """A constant that is repeated for each example, once: the batch size does not matter."""
-    repeated = values.ndim > 2 and len(values) > 1 and bool((values == values[:1]).all())
+    repeated = values.ndim > 1 and len(values) > 1 and bool((values == values[:1]).all())
     return values[:1] if repeated else values
 
 

@@ -105,18 +105,20 @@ def apply_function(grouping: Grouping, op: Op) -> bool:
     sources = [value for value in op.inputs if grouping.is_activation(value)]
     if not sources or grouping.program.types[sources[0]].dtype != np.float32:
         return False
-    for kind in _candidates(grouping, op):
+    for kind in _candidates(grouping, op, sources[0]):
         if (ops := matched(grouping, sources[0], kind.function)) is not None and op in ops:
             _place(grouping, kind, sources[0], ops)
             return True
     return False
 
 
-def _candidates(grouping: Grouping, op: Op) -> tuple[Kind, ...]:
+def _candidates(grouping: Grouping, op: Op, source: int) -> tuple[Kind, ...]:
     if op.name == "ge":  # the slope is a number of the program
-        readers = grouping.consumers[op.inputs[0]]
-        slopes = [scalar(v) for reader in readers if reader.name == "mul" for v in reader.inputs]
+        products = [reader for reader in grouping.consumers[source] if reader.name == "mul"]
+        slopes = [scalar(value) for reader in products for value in reader.inputs]
         return tuple(leaky_relu(slope) for slope in slopes if slope is not None)
+    if op.name == "add" and 3.0 not in map(scalar, op.inputs):  # most additions are not x + 3
+        return ()
     return BEGINNING.get(op.name, ())
 
 
