@@ -1,6 +1,7 @@
 """Parity: is the file the network that was trained? Every stored number is compared with the frozen tree."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,7 +141,9 @@ class _Comparison:
         stored = [tensor.data.ravel() for tensor in tensors if tensor.data is not None]
         for position, values in enumerate(self.frozen.held(group)):
             self.compared["island_floats"] += values.size
-            if not any(np.array_equal(data, values.ravel()) for data in stored):
+            if not any(map(functools.partial(_is_stored, values.ravel()), stored)) and not (
+                np.all(values == 0) or np.all(values == 1)  # converters leave out what does nothing
+            ):
                 yield f"{group.name}: what it holds, number {position}, is not in its island"
 
     def constants(self, group: Elementwise | Mask, op: Op) -> Iterator[str]:
@@ -202,6 +205,10 @@ class _Comparison:
         stored, frozen = _bounds(HIGHEST[name], grid), _bounds(clamp and clamp.high, grid)
         if stored != frozen:
             yield f"{group.name}: outputs are held to {stored} by {name}, frozen {frozen} by {clamp}"
+
+
+def _is_stored(values: np.ndarray, data: np.ndarray) -> bool:
+    return np.array_equal(np.broadcast_to(data, values.shape) if data.size == 1 else data, values)
 
 
 def _pair(grid: Grid) -> tuple[float, int]:

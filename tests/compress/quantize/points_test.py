@@ -46,7 +46,7 @@ def test_a_group_ends_there_and_has_its_name():
     ]
     assert plan.groups[0].site == "Net/before:dense"
     plain = make_plan(from_linen(Net(marked=False)), variables, x)
-    assert [group.name for group in plain.groups][0] == "Net/dense:dense"
+    assert next(group.name for group in plain.groups) == "Net/dense:dense"
     assert len(plain.groups) == 3
     scheme = int8(rules=(rule("before", estimator=mse()),))
     ruled = make_plan(quantize(model, scheme), {**variables, "quant": {}}, x)
@@ -76,5 +76,5 @@ def test_names_of_checkpointing_are_passed_over():
 
     model, x = from_linen(Named()), pictures()
     plan = make_plan(model, start(model, x), x)
-    assert [group.name for group in plan.groups][0] == "Named/conv:conv"
+    assert next(group.name for group in plan.groups) == "Named/conv:conv"
     assert {plan.input_site(group) for group in plan.groups[1:3]} == {"Named/conv:conv"}

@@ -115,6 +115,8 @@ def start(model, inputs, seed=0):
 class Attention(nn.Module):
     """Patches, a class token, masked attention of linen and by hand, norms of every kind, gelu."""
 
+    classes: int = 5
+
     @nn.compact
     def __call__(self, x):
         x = nn.Conv(12, (4, 4), 4, name="embed")(x).reshape(x.shape[0], -1, 12)
@@ -129,11 +131,13 @@ class Attention(nn.Module):
         seen = jnp.tril(jnp.ones(scores.shape[1:], bool))
         x = x + nn.Dense(12, name="out")(nn.softmax(jnp.where(seen, scores, -1e9)) @ value)
         y = nn.gelu(nn.Dense(16, name="mlp0")(nn.GroupNorm(3, name="norm2")(x)))
-        return nn.Dense(5, name="head")((x + nn.Dense(12, name="mlp1")(y))[:, 0])
+        return nn.Dense(self.classes, name="head")((x + nn.Dense(12, name="mlp1")(y))[:, 0])
 
 
 class Gates(nn.Module):
     """A MobileNetV3 block: hard-swish, squeeze-and-excite; then a gate of sigmoid and silu."""
+
+    classes: int = 5
 
     @nn.compact
     def __call__(self, x, *, train=False):
@@ -147,11 +151,13 @@ class Gates(nn.Module):
         y = y * nn.hard_sigmoid(nn.Conv(16, (1, 1), name="excite")(gate))
         x = x + conv(y, 8, name="project")
         gate = nn.sigmoid(nn.Dense(8, name="gate")(nn.silu(x.mean((1, 2)))))
-        return nn.Dense(5, name="head")((x * gate[:, None, None]).mean((1, 2)))
+        return nn.Dense(self.classes, name="head")((x * gate[:, None, None]).mean((1, 2)))
 
 
 class Functions(nn.Module):
     """Every function of one tensor that an integer file has an operator for."""
+
+    classes: int = 5
 
     @nn.compact
     def __call__(self, x):
@@ -166,7 +172,7 @@ class Functions(nn.Module):
             "leaky_relu_3": lambda y: nn.leaky_relu(y, 0.3),
         }
         parts = [
-            nn.Dense(3, name=f"out_{name}")(f(nn.Dense(12, name=name)(x)))
+            nn.Dense(self.classes, name=f"out_{name}")(f(nn.Dense(12, name=name)(x)))
             for name, f in functions.items()
         ]
         return sum(parts[1:], parts[0]).mean((1, 2))
