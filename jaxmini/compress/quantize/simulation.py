@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmini.compress.quantize.fixed_point import multiplied
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
 from jaxmini.compress.quantize.functions import Apply
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid, quantized
@@ -192,10 +193,10 @@ class _Integers:
         return self.rounded(lax.shift_right_arithmetic(total, jnp.int32(shift)).astype(jnp.float32))
 
     def matrices(self, first: Array, second: Array) -> Array:
-        """Sums in int32, one float multiplication."""
+        """Sums in int32, TensorFlow Lite's own rounding: XNNPACK has no such kernel."""
         total = self.group.product(first.astype(jnp.int32), second.astype(jnp.int32), np.int32)
-        multiplier = self.scale(0) * self.scale(1) / self.grid.scale
-        return self.rounded(total.astype(jnp.float32) * multiplier)
+        factor = float(self.scale(0) * self.scale(1)) / float(self.grid.scale)
+        return self.rounded(multiplied(total, factor).astype(jnp.float32))
 
     def island(self, *operands: Array) -> Array:
         floats = [v * self.scale(position) for position, v in enumerate(operands)]
