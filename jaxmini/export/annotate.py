@@ -14,6 +14,7 @@ import numpy as np
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.frozen import Dequantized, Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
 from jaxmini.state import Array
 
@@ -51,6 +52,12 @@ class Annotations(Dequantized):
         grid = self.frozen.constants[operand_name(group, position)].grid
         return fake_quant(super().constant(group, position), grid)
 
+    def mask(self, group: Mask, values: Array) -> Array:
+        """As the addition that the file computes."""
+        added = self.frozen.constants[operand_name(group, 1)]
+        table = fake_quant(jnp.asarray(added.float_values), added.grid)
+        return fake_quant(values + table, self.frozen.grids[group.site])
+
     def average(self, group: AveragePool, values: Array) -> Array:
         return values  # the converter gives the pool the grid of its input
 
@@ -63,8 +70,8 @@ def fake_quant(values: Array, grid: Grid) -> Array:
 def fake_quant_kernel(kernel: Array, scale: np.ndarray) -> Array:
     """A kernel [..., O] marked as int8 with one scale an output channel, [O].
 
-    A matrix is marked in the file's order, [O, K]: behind the mark of one that two products share, TensorFlow's
-    converter would leave its own transpose in float.
+    A matrix is marked in the file's order, [O, K]: behind the mark of one that two products share,
+    TensorFlow's converter would leave its own transpose in float.
     """
     if kernel.ndim == 2:
         return _fake_quant_channels(kernel.T, scale, 0).T

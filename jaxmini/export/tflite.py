@@ -32,6 +32,7 @@ from jaxmini.export import (
 from jaxmini.export import signature as names
 from jaxmini.export.annotate import annotated
 from jaxmini.export.artifact import Artifact, pixel_function
+from jaxmini.export.islands import allowed
 from jaxmini.record import Json
 
 Variant = Literal["float32", "float16", "dynamic_int8", "int8"]
@@ -177,7 +178,7 @@ def integer_file(plan: Plan, frozen: Frozen, backend: Backend) -> tuple[bytes, p
     convert = jax2tf.convert_annotated if backend == "jax2tf" else litert.convert
     content = repair.integer_means(convert(annotated(plan, frozen), inputs))
     content = repair.narrow_paddings(content)
-    constraints.check_integer(content)
+    constraints.check_integer(content, allowed(plan, frozen))
     return content, parity.check(content, plan, frozen)
 
 
