@@ -126,9 +126,12 @@ class Writer:
     def constant(self, group: Group, position: int, order: Order) -> str:
         """A constant operand in an order; one row of it where the batch is open."""
 
+        whole = self.plan.program.shape(group.inputs[position])
+
         def arrange(values: np.ndarray) -> np.ndarray:
             if values.ndim != len(order):
                 return values
+            values = np.broadcast_to(values, whole)  # what is repeated is frozen once
             if self.open_batch:
                 same = bool((values == values[:1]).all())
                 self.require_batch(group.op, same, "its constant differs along the batch")
