@@ -81,7 +81,7 @@ def file_cost(source: File | Path | str | bytes) -> FileCost:
         params=sum(tensor.data.size for tensor in weights),
         macs=macs.total(),
         bytes=file.size,
-        weight_bytes=sum(tensor.data.nbytes for tensor in weights),
+        weight_bytes=sum(tensor.stored_bytes for tensor in weights),
         peak_bytes=peak_bytes(file),
         ops=tuple(
             OpCost(name, count, None if name in UNCOUNTED else macs[name])

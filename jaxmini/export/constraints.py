@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmini.export import edges
 from jaxmini.export.flatbuffer import File, Op, Tensor, read
 
 # Axis of the output channels in each operator's kernel.
@@ -73,18 +74,23 @@ class ConstraintError(ValueError):
     """A file breaks rules of 8-bit integer inference; the message lists them all."""
 
 
-def check_integer(source: File | Path | str | bytes) -> None:
+def check_integer(
+    source: File | Path | str | bytes, *, input: str = "int8", output: str = "int8"
+) -> None:
     """Check that a file computes in integers alone and keeps every rule of the specification.
 
     Args:
         source: a file, its path or its bytes.
+        input, output: the types that its ends should have. Operators that change other types into int8 are
+            allowed there, and nowhere else.
 
     Raises:
         ConstraintError: it does not; lists each operator and the rule it breaks.
         ValueError: not a .tflite file.
     """
     file = source if isinstance(source, File) else read(source)
-    if broken := list(violations(file)):
+    other_ends = list(_ends(file, input, output))
+    if broken := other_ends + list(violations(file if other_ends else edges.core(file))):
         lines = "\n".join(f"  {line}" for line in broken)
         raise ConstraintError(f"the file is not a full-integer one:\n{lines}")
 
@@ -98,6 +104,15 @@ def violations(file: File) -> Iterator[str]:
             yield f"{where} is not allowed: {reason}"
         for line in (*_types(file, op), *_kernel(file, op), *_grids(file, op)):
             yield f"{where}: {line}"
+
+
+def _ends(file: File, input: str, output: str) -> Iterator[str]:
+    for what, index, dtype in (
+        ("input", file.inputs[0], input),
+        ("output", file.outputs[0], output),
+    ):
+        if (found := file.tensors[index].dtype) != dtype:
+            yield f"its {what} is {found}, not {dtype}"
 
 
 def _types(file: File, op: Op) -> Iterator[str]:

@@ -14,7 +14,7 @@ from jaxmini.record import Json
 NAME = "jaxmini"
 
 # How a pixel 0..255 is written into the input, by the input's dtype.
-ENCODINGS = {"float32": "pixel", "int8": "pixel - 128"}
+ENCODINGS = {"float32": "pixel", "uint8": "pixel", "int8": "pixel - 128"}
 
 
 def write(content: bytes, description: Json) -> bytes:

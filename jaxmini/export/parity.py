@@ -8,7 +8,16 @@ import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
-from jaxmini.compress.quantize.plan import Elementwise, Group, Move, Plan, Rectifier, Weighted
+from jaxmini.compress.quantize.plan import (
+    INPUT,
+    Elementwise,
+    Group,
+    Move,
+    Plan,
+    Rectifier,
+    Weighted,
+)
+from jaxmini.export import edges
 from jaxmini.export.correspondence import COMPUTING, correspond, kernel_of
 from jaxmini.export.flatbuffer import File, Op, Tensor, read
 
@@ -43,8 +52,8 @@ def check(source: File | Path | str | bytes, plan: Plan, frozen: Frozen) -> Pari
     """Check that a file stores exactly the numbers of the frozen tree, each in its place.
 
     Args:
-        source: an int8 file, its path or its bytes.
-        plan: of a batch of one.
+        source: an int8 file, its path or its bytes; other types at its ends are looked through.
+        plan: of the file's batch.
         frozen: the integers and grids it was exported from.
 
     Raises:
@@ -67,9 +76,10 @@ def differing(
     Raises:
         ValueError: not a .tflite file.
     """
-    comparison = _Comparison(source if isinstance(source, File) else read(source), plan, frozen)
-    differences = tuple(comparison.differences())
-    return Parity(**comparison.compared), differences
+    file = source if isinstance(source, File) else read(source)
+    comparison, pixels = _Comparison(edges.core(file), plan, frozen), frozen.grids[INPUT]
+    found = [*edges.differences(file, *_pair(pixels)), *comparison.differences()]
+    return Parity(**comparison.compared), tuple(found)
 
 
 class _Comparison:

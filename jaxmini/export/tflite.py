@@ -1,7 +1,7 @@
 """tflite: an artifact as one .tflite file that needs nothing else: pixels in, logits out, labels inside.
 
-Every file has the signature ``serving_default``: ``image`` of one picture in, ``logits`` out. An int8 file
-is checked against the frozen network before it is written.
+Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. An int8 file is checked
+against the frozen network before it is written.
 """
 
 import dataclasses
@@ -15,29 +15,28 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxmini.compress.quantize.frozen import Frozen, freeze
-from jaxmini.compress.quantize.plan import INPUT, Plan
-from jaxmini.compress.quantize.transform import is_quantized, make_plan
-from jaxmini.data.views import Normalization
+from jaxmini.compress.quantize.transform import is_quantized
 from jaxmini.export import (
-    constraints,
+    features,
     flatbuffer,
     jax2tf,
     litert,
     metadata,
     parity,
-    repair,
+    signatures,
+    task_metadata,
     weights,
 )
 from jaxmini.export import signature as names
-from jaxmini.export.annotate import annotated
 from jaxmini.export.artifact import Artifact, pixel_function
+from jaxmini.export.integer import integer_file
+from jaxmini.export.integer import integer_form as integer_form
+from jaxmini.export.layout import INPUTS, USUAL, Layout, Variant
 from jaxmini.record import Json
 
-Variant = Literal["float32", "float16", "dynamic_int8", "int8"]
 Backend = Literal["jax2tf", "litert"]
 
-ImageFunction = Callable[[jax.Array], jax.Array]
+ImageFunction = Callable[[jax.Array], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +67,11 @@ def tflite(
     *,
     variant: Variant = "float32",
     backend: Backend = "jax2tf",
+    layout: Layout = USUAL,
 ) -> Exported:
-    """Write an artifact as a .tflite file of batch 1.
+    """Write an artifact as a .tflite file.
+
+    Without a layout:
 
     ======================  ==========================  =======================
     variant                 input ``image``             output ``logits``
@@ -85,20 +87,28 @@ def tflite(
         path: of the file; a file there is replaced.
         variant: what numbers the file holds.
         backend: the converter, jax2tf (through TensorFlow) or litert (without); either writes every variant.
+        layout: other types of input and output, more pictures a run, int4 kernels, a second signature,
+            metadata for other readers.
 
     Raises:
-        ValueError: unknown variant or backend, or a variant that the model cannot have.
+        ValueError: unknown variant or backend, or a variant or layout that the model cannot have.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
         ConstraintError, ParityError: the converter wrote an int8 file that is not the trained network.
     """
-    _known("variant", variant, ("float32", "float16", "dynamic_int8", "int8"))
+    _known("variant", variant, tuple(INPUTS))
     _known("backend", backend, ("jax2tf", "litert"))
+    layout, stored = layout.of(variant), {}
     if variant == "int8":
-        content, checked = _integer_file(artifact, backend)
+        content, checked, stored = integer_file(artifact, backend, layout)
     else:
-        content, checked = _float_file(artifact, variant, backend), None
-    content = metadata.write(content, _description(artifact, content, variant, backend))
+        content, checked = _float_file(artifact, variant, backend, layout), None
+    described = _description(artifact, content, variant, backend)
+    if layout.int4:
+        described["kernels"] = stored
+    content = metadata.write(content, described)
+    if layout.task_metadata:
+        content = task_metadata.add(content, artifact.labels, artifact.normalization)
     _write(Path(path), content)
     return Exported(
         path=Path(path),
@@ -124,18 +134,31 @@ def saved_model(artifact: Artifact, folder: Path | str) -> Path:
     return Path(folder)
 
 
-def _float_file(artifact: Artifact, variant: Variant, backend: Backend) -> bytes:
+def _float_file(artifact: Artifact, variant: Variant, backend: Backend, layout: Layout) -> bytes:
     if is_quantized(artifact.model):
         raise ValueError(
             f"tflite: the model is quantized, and variant={variant!r} would hold its roundings as float "
             "operators; export it as variant='int8', or the float model it was made from"
         )
-    function, image = _of_pixels(artifact), artifact.input_spec(1)
+    function, outputs = _of_pixels(artifact), (names.OUTPUT,)
+    if layout.embedding is not None:
+        function = features.with_features(function, layout.embedding)
+        outputs = (names.OUTPUT, names.EMBEDDING)
+    image = jax.ShapeDtypeStruct((layout.batch, *artifact.input_shape), np.dtype(layout.input))
     if backend == "jax2tf":
-        return jax2tf.convert(
-            function, image, float16=variant == "float16", dynamic_int8=variant == "dynamic_int8"
+        content = jax2tf.convert(
+            function,
+            image,
+            outputs,
+            float16=variant == "float16",
+            dynamic_int8=variant == "dynamic_int8",
         )
-    content = litert.convert(function, image)
+    else:
+        content = _narrowed(litert.convert(function, image, outputs), variant)
+    return content if layout.embedding is None else signatures.split(content)
+
+
+def _narrowed(content: bytes, variant: Variant) -> bytes:
     if variant == "float16":
         return weights.as_float16(content)
     return weights.as_dynamic_int8(content) if variant == "dynamic_int8" else content
@@ -146,57 +169,12 @@ def _of_pixels(artifact: Artifact) -> ImageFunction:
     return lambda image: function(artifact.variables, image)
 
 
-def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
-    """The plan and the frozen numbers that the artifact's int8 file holds, for ``simulate`` and ``parity``.
-
-    Args:
-        artifact: of a quantized model.
-        batch: images at a time that the plan is for; the frozen numbers do not depend on it.
-
-    Raises:
-        ValueError: the model is not quantized, or its input grid is not that of the normalised pixels.
-    """
-    if not is_quantized(artifact.model):
-        raise ValueError(
-            "tflite: variant='int8' needs a quantized model: wrap it as quantize(model, input_grid="
-            "Grid(normalization.scale, normalization.zero_point)) and train or calibrate it"
-        )
-    plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(batch))
-    frozen = freeze(plan, artifact.variables)
-    _check_input_grid(frozen, artifact.normalization)
-    return plan, frozen
-
-
-def _integer_file(artifact: Artifact, backend: Backend) -> tuple[bytes, parity.Parity]:
-    plan, frozen = integer_form(artifact)
-    function = annotated(plan, frozen)
-    image = jax.ShapeDtypeStruct((1, *artifact.input_shape), np.dtype(np.int8))
-    if backend == "jax2tf":
-        content = jax2tf.convert_annotated(function, image)
-    else:
-        content = litert.convert(function, image)
-    content = repair.integer_means(content)
-    constraints.check_integer(content)
-    return content, parity.check(content, plan, frozen)
-
-
-def _check_input_grid(frozen: Frozen, normalization: Normalization) -> None:
-    grid = frozen.grids[INPUT]
-    stored = (np.float32(grid.scale), int(grid.zero_point))
-    pixels = (np.float32(normalization.scale), normalization.zero_point)
-    if stored != pixels:
-        raise ValueError(
-            f"the model's input grid is {stored}; that of pixels under {normalization} is {pixels}. "
-            "Quantize the model with the grid of the normalization it is trained with"
-        )
-
-
 def _description(
     artifact: Artifact, content: bytes, variant: Variant, backend: Backend
 ) -> dict[str, Json]:
     file = flatbuffer.read(content)
     image, logits = file.tensors[file.inputs[0]], file.tensors[file.outputs[0]]
-    return {
+    described = {
         "labels": list(artifact.labels),
         "normalization": dataclasses.asdict(artifact.normalization),
         "input": _tensor(names.INPUT, image) | {"encoding": metadata.ENCODINGS[image.dtype.name]},
@@ -206,6 +184,10 @@ def _description(
         "backend": backend,
         "provenance": dict(artifact.provenance),
     }
+    if names.EMBEDDING in file.signatures:
+        part = flatbuffer.read(content, names.EMBEDDING)
+        described[names.EMBEDDING] = _tensor(names.EMBEDDING, part.tensors[part.outputs[0]])
+    return described
 
 
 def _tensor(name: str, tensor: flatbuffer.Tensor) -> dict[str, Json]:

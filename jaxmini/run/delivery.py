@@ -15,8 +15,9 @@ from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers, tflite_predict
 from jaxmini.export import distance, flatbuffer
+from jaxmini.export.integer import integer_form
 from jaxmini.export.parity import Parity
-from jaxmini.export.tflite import integer_form, tflite
+from jaxmini.export.tflite import tflite
 from jaxmini.run.outcome import EVALUATION_BATCH, Outcome, Surroundings, logits_of
 from jaxmini.run.report.content import FileResult
 from jaxmini.run.stage import Export
@@ -36,7 +37,13 @@ def deliver(
     path = around.workdir.path / "exports" / export.file_name
     path.parent.mkdir(exist_ok=True)
     around.log.event(f"{export.file_name}: converting by {export.backend}")
-    exported = tflite(outcome.artifact, path, variant=export.variant, backend=export.backend)
+    exported = tflite(
+        outcome.artifact,
+        path,
+        variant=export.variant,
+        backend=export.backend,
+        layout=export.layout,
+    )
     answers = predict_all(tflite_predict(path), test.image)
     timing = latency(path)
     return FileResult(
@@ -47,8 +54,8 @@ def deliver(
         made_from=export.stage.name,
         accuracy=accuracy(answers, test.label),
         agreement=agreement(logits_of(outcome, test.image), answers),
-        latency_ms=timing.median,
-        latency_spread=timing.high - timing.low,
+        latency_ms=timing.median / export.layout.batch,
+        latency_spread=(timing.high - timing.low) / export.layout.batch,
         ops=dict(exported.ops),
         checks=_compared(exported.parity) | _simulated(export, outcome, path, test.image),
         float_ops=_float_ops(flatbuffer.read(path)),

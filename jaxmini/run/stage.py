@@ -5,6 +5,7 @@ values, so the chain is the expression itself.
 """
 
 import dataclasses
+import types
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ import optax
 from jaxmini import steps
 from jaxmini.compress import quantize as quantization
 from jaxmini.data import Normalization, Source, View, apply_views, identity
+from jaxmini.export.layout import USUAL, Layout
 from jaxmini.losses import Loss, nt_xent
 from jaxmini.losses import cross_entropy as cross_entropy_loss
 from jaxmini.losses import kl as kl_loss
@@ -22,6 +24,9 @@ from jaxmini.record import Json, describe
 from jaxmini.run.report.content import Report, Verdict
 from jaxmini.state import Array, Batch
 from jaxmini.steps.update import Step
+
+# Of a field that recipes did not always have: the record of those without it stays what it was.
+RECORDED_IF_SET = types.MappingProxyType({"recorded": "if set"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,14 +191,17 @@ class Export:
         variant: ``int8`` needs a quantizing stage; the others take any stage with logits.
         backend: the converter, ``jax2tf`` (through TensorFlow) or ``litert`` (without).
         name: of the file; the stage's name and the variant by default.
+        layout: other types of input and output, more pictures a run, int4 kernels and the like.
     """
 
     stage: Stage
     variant: Literal["float32", "float16", "dynamic_int8", "int8"] = "int8"
     backend: Literal["jax2tf", "litert"] = "jax2tf"
     name: str | None = None
+    layout: Layout = dataclasses.field(default=USUAL, metadata=RECORDED_IF_SET)
 
     def __post_init__(self) -> None:
+        self.layout.of(self.variant)
         if isinstance(self.stage, Contrastive):
             raise ValueError(
                 f"export of stage {self.stage.name!r}: its outputs are embeddings, and a file gives "
@@ -299,7 +307,11 @@ def stage_record(stage: Stage) -> Json:
 
 
 def _links(value: Stage | Export | Gate, where: str) -> Json:
-    items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    items = {
+        field.name: getattr(value, field.name)
+        for field in dataclasses.fields(value)
+        if not (field.metadata == RECORDED_IF_SET and getattr(value, field.name) == field.default)
+    }
     return {name: _link(item, f"{where}.{name}") for name, item in items.items()}
 
 

@@ -20,7 +20,7 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
-from jaxmini.compress.quantize.program import read, run
+from jaxmini.compress.quantize.program import Value, read, run
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -67,6 +67,11 @@ class Float:
 
 def evaluate(plan: Plan, hooks: Hooks, inputs: Array) -> Array:
     """The plan's output for ``inputs``, float32 of the shape the plan was made for."""
+    return evaluate_all(plan, hooks, inputs)[plan.output]
+
+
+def evaluate_all(plan: Plan, hooks: Hooks, inputs: Array) -> dict[Value, Array]:
+    """Every value between the plan's groups, its input and its output too."""
     values = {plan.program.input: hooks.activation(INPUT, inputs)}
     for group in plan.groups:
         operands = [
@@ -74,7 +79,7 @@ def evaluate(plan: Plan, hooks: Hooks, inputs: Array) -> Array:
             for position, value in enumerate(group.inputs)
         ]
         values.update(zip(group.outputs, _results(group, operands, hooks), strict=True))
-    return values[plan.output]
+    return values
 
 
 def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:

@@ -20,6 +20,7 @@ from jaxmini.compress.quantize.grid import (
     quantized,
     symmetric,
 )
+from jaxmini.compress.quantize.kernels import MOST_BITS, Kernel
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
 from jaxmini.compress.quantize.ranges import grids_of
 from jaxmini.model import Variables
@@ -36,12 +37,17 @@ class FrozenKernel:
         scale: float32 [O]; one for all channels is repeated.
         bias: int32 [O], on the grid ``input_scale * scale``.
         input_scale: float32 [], scale of the grid of its input.
+        bits: that hold every integer it may have.
     """
 
     kernel: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
     input_scale: np.ndarray
+    bits: int = MOST_BITS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", int(self.bits))  # an array where it was stored as one
 
     @property
     def float_kernel(self) -> np.ndarray:
@@ -142,10 +148,10 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
     floats = {name: tree for name, tree in variables.items() if name != "quant"}
     # One compiled program: run one by one, hundreds of small operations would be compiled each.
     kernels, constants = jax.device_get(jax.jit(functools.partial(_folded, plan))(floats, grids))
-    limits = {group.name: plan.kernel(group).limit for group in plan.weighted}
+    roundings = {group.name: plan.kernel(group) for group in plan.weighted}
     return Frozen(
         grids,
-        {name: _frozen_kernel(limits[name], *kernel) for name, kernel in kernels.items()},
+        {name: _frozen_kernel(roundings[name], *kernel) for name, kernel in kernels.items()},
         {name: _frozen_constant(values, grid) for name, (values, grid) in constants.items()},
     )
 
@@ -191,16 +197,18 @@ class Dequantized:
 
 
 def _frozen_kernel(
-    limit: int,
+    rounding: Kernel,
     kernel: np.ndarray,
     bias: np.ndarray,
     scale: np.ndarray,
     input_scale: np.ndarray,
 ) -> FrozenKernel:
-    steps = np.clip(np.round(kernel / scale), -limit, limit)
+    steps = np.clip(np.round(kernel / scale), -rounding.limit, rounding.limit)
     bias_scale = np.float64(input_scale) * scale.astype(np.float64)
     bias_steps = np.round(bias.astype(np.float64) / bias_scale)
-    return FrozenKernel(steps.astype(np.int8), scale, bias_steps.astype(np.int32), input_scale)
+    return FrozenKernel(
+        steps.astype(np.int8), scale, bias_steps.astype(np.int32), input_scale, rounding.bits
+    )
 
 
 def _frozen_constant(values: np.ndarray, grid: Grid) -> FrozenConstant:
