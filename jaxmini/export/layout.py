@@ -53,7 +53,7 @@ class Layout:
     task_metadata: bool = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.batch, int) and 1 <= self.batch <= LARGEST_BATCH):
+        if type(self.batch) is not int or not 1 <= self.batch <= LARGEST_BATCH:
             raise ValueError(
                 f"Layout: batch is {self.batch!r}, expected an integer 1..{LARGEST_BATCH}"
             )
