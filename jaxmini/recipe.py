@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 
+from jaxmini.export.layout import Layout as Layout
 from jaxmini.run.stage import Contrastive as Contrastive
 from jaxmini.run.stage import Distill as Distill
 from jaxmini.run.stage import Export as Export

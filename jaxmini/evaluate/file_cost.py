@@ -1,6 +1,7 @@
 """What a .tflite file costs: parameters, multiply-accumulates and bytes, read off the file alone.
 
-Any file of one subgraph will do, also one that jaxmini did not write; nothing is run.
+Any file of one subgraph will do, also one that jaxmini did not write; nothing is run. Of several signatures
+it is the first one's subgraph that is counted, and the bytes are those of the whole.
 """
 
 import dataclasses

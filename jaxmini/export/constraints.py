@@ -107,12 +107,10 @@ def violations(file: File) -> Iterator[str]:
 
 
 def _ends(file: File, input: str, output: str) -> Iterator[str]:
-    for what, index, dtype in (
-        ("input", file.inputs[0], input),
-        ("output", file.outputs[0], output),
-    ):
-        if (found := file.tensors[index].dtype) != dtype:
-            yield f"its {what} is {found}, not {dtype}"
+    for what, indices, dtype in (("input", file.inputs, input), ("output", file.outputs, output)):
+        for index in indices:
+            if (found := file.tensors[index].dtype) != dtype:
+                yield f"its {what} is {found}, not {dtype}"
 
 
 def _types(file: File, op: Op) -> Iterator[str]:

@@ -34,9 +34,9 @@ class Entry(NamedTuple):
 def with_edges(content: bytes, *, input: str, output: str) -> bytes:
     """The file with other types at its ends, in every subgraph.
 
-    A ``uint8`` input is a pixel on the same grid and takes one QUANTIZE, which adds 128 to nothing but the
-    integers. A ``float32`` input is a pixel 0..255 and takes SUB, MUL (the normalisation) and QUANTIZE. A
-    ``float32`` output takes one DEQUANTIZE.
+    A ``uint8`` input is a pixel, on a grid of the same numbers, and takes one QUANTIZE. A ``float32`` input
+    is a pixel 0..255 and takes SUB, MUL (the normalisation) and QUANTIZE. A ``float32`` output takes one
+    DEQUANTIZE.
 
     Args:
         content: the bytes of a file of int8 input on the grid of normalised pixels, and int8 output.
@@ -59,6 +59,8 @@ def core(file: File) -> File:
 
     A file whose ends are int8 already, or reach no int8 tensor by these operators alone, is left as it is.
     """
+    if (len(file.inputs), len(file.outputs)) != (1, 1):
+        return file
     entry, last = entry_of(file), _exit(file)
     edges = (*entry.ops, *([] if last is None else [last]))
     return dataclasses.replace(
@@ -76,14 +78,15 @@ def differences(file: File, scale: float, zero_point: int) -> Iterator[str]:
         file: with its edges.
         scale, zero_point: of the int8 grid of normalised pixels.
     """
-    entry = entry_of(file)
+    if len(file.inputs) != 1 or not (entry := entry_of(file)).ops:
+        return
     outer = file.tensors[file.inputs[0]]
-    if outer.dtype == np.uint8 and entry.ops:
+    if outer.dtype == np.uint8:
         grid = (float(np.float32(scale)), zero_point + UNSIGNED)
         stored = (float(outer.scale[0]), int(outer.zero_point[0]))
         if stored != grid:
             yield f"input: (scale, zero point) of its uint8 pixels is {stored}, expected {grid}"
-    elif outer.dtype == np.float32 and entry.ops:
+    else:
         stored = tuple(float(_constant(file, op).data.item()) for op in entry.ops[:-1])
         expected = (float(zero_point + UNSIGNED), float(np.float32(scale)))
         if stored != expected:
@@ -107,7 +110,7 @@ def entry_of(file: File) -> Entry:
 def _exit(file: File) -> Op | None:
     """The operator that makes the int8 output float32; None if there is none."""
     last = file.producer(file.outputs[0])
-    if last is None or last.name != "DEQUANTIZE":
+    if last is None or last.name != "DEQUANTIZE" or len(last.inputs) != 1:
         return None
     return last if file.tensors[last.inputs[0]].dtype == np.int8 else None
 
@@ -119,11 +122,17 @@ def _only_reader(file: File, tensor: int) -> Op | None:
 
 def _is_step(file: File, op: Op, tensor: int) -> bool:
     """Whether an operator reads a tensor and, if it reads more, one stored number; and rectifies nothing."""
-    if op.inputs[0] != tensor or op.activation != "NONE":
+    if op.inputs[0] != tensor or op.activation != "NONE" or len(op.outputs) != 1:
         return False
-    return len(op.inputs) == 1 or (
-        (number := _constant(file, op).data) is not None and number.size == 1
-    )
+    if len(op.inputs) == 1:
+        return op.name == "QUANTIZE" and _fits(file.tensors[tensor])
+    number = _constant(file, op).data
+    return op.name != "QUANTIZE" and number is not None and number.size == 1
+
+
+def _fits(pixels: Tensor) -> bool:
+    """Whether pixels that become integers are floats, or lie on one grid."""
+    return pixels.dtype == np.float32 or pixels.scale.size == 1
 
 
 def _constant(file: File, op: Op) -> Tensor:

@@ -1,6 +1,6 @@
 """int4: kernels of at most four bits stored two to a byte, where every interpreter computes with them.
 
-Nothing is computed in another way for it: interpreters unpack them as they load, or while they run.
+The integers are the same; what changes is where they lie in the file, and which kernels run them.
 """
 
 from collections.abc import Mapping

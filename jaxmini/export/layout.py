@@ -37,8 +37,8 @@ class Layout:
         batch: pictures a run, 1..1024; it is part of the file.
         int4: store kernels of at most 4 bits two to a byte where all interpreters have a kernel for it
             (CONV_2D, FULLY_CONNECTED); the others stay int8, and the file's description tells which.
-            Smaller, not faster: XNNPACK leaves an int4 convolution to the interpreter's own kernels, whose
-            roundings differ from its own by one step here and there.
+            XNNPACK leaves an int4 convolution to the interpreter's own kernels, so its answers are no
+            longer the simulation's bit for bit: one step apart here and there.
         embedding: path of the head's module, a glob as of ``quantize.rule``: a second signature,
             ``embedding``, gives the vector that this module takes. It shares the weights.
         task_metadata: add the metadata and the labels file that the TensorFlow Lite Task Library, MediaPipe

@@ -42,7 +42,8 @@ def describe_file(source: Path | str | bytes) -> dict[str, Json]:
 
     Returns:
         ``labels``, ``normalization`` (``mean``, ``std``), ``input`` and ``output`` (``name``, ``shape``,
-        ``dtype``, how they are read), ``variant``, ``backend``, ``provenance``.
+        ``dtype``, how they are read), ``variant``, ``backend``, ``provenance``; where there are some,
+        ``embedding``, and ``kernels`` with how each is stored.
 
     Raises:
         ValueError: not a .tflite file, or one that jaxmini did not write, or damaged; names the file.

@@ -87,3 +87,25 @@ def test_wrong_ends_are_found(
     content = edited(edges.with_edges(integer_bytes, input=input, output="int8"), tamper)
     with pytest.raises(ParityError, match=message):
         check(content, *integer_form(integer_artifact))
+
+
+def two_inputs(model: Any, graph: Any) -> None:
+    graph.inputs = np.asarray([*graph.inputs, *graph.inputs], np.int32)
+
+
+def without_grid(model: Any, graph: Any) -> None:
+    graph.tensors[graph.inputs[0]].quantization = None
+
+
+def without_inputs(model: Any, graph: Any) -> None:
+    find(model, "DEQUANTIZE").inputs = np.zeros(0, np.int32)
+
+
+@pytest.mark.parametrize("tamper", [two_inputs, without_grid, without_inputs])
+def test_damaged_ends_are_no_ends(tamper: Callable, integer_bytes: bytes):
+    content = edges.with_edges(integer_bytes, input="uint8", output="float32")
+    file = flatbuffer.read(edited(content, tamper))
+    left = {op.name for op in edges.core(file).ops} & {"QUANTIZE", "DEQUANTIZE"}
+    assert left
+    with pytest.raises(ConstraintError):
+        check_integer(file, input="uint8", output="float32")
