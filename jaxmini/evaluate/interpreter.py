@@ -72,7 +72,13 @@ class Interpreter:
         return self.tensor(self.file.outputs[0])
 
     def tensor(self, index: int) -> np.ndarray:
-        """A tensor of the file after ``run``; one between operators only with ``keep_all``."""
+        """A tensor of ``file`` after ``run``; one between operators only with ``keep_all``.
+
+        Raises:
+            ValueError: the interpreter runs a signature, whose tensors cannot be read.
+        """
+        if self._signature is not None:
+            raise ValueError("Interpreter: of a signature only the answer of run can be read")
         return self._native.get_tensor(index)
 
 

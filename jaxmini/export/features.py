@@ -57,7 +57,7 @@ def with_features(
                     roots.append(type(module).__name__)
                 paths.append("/".join((roots[-1], *module.path)))
                 if not found and matches(pattern, paths[-1]):
-                    found.append(args[0])
+                    found.append((*args, *kwargs.values())[0])
             return call(*args, **kwargs)
 
         with nn.intercept_methods(note):

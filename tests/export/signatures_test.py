@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxmini.compress.quantize import simulate
+from jaxmini.evaluate.interpreter import Interpreter
 from jaxmini.evaluate.parity import file_parity
 from jaxmini.evaluate.runtime import Kernels, tflite_integers, tflite_predict
 from jaxmini.export import (
@@ -62,9 +63,9 @@ def test_int4_kernels_are_one_step_from_the_simulation_on_all_kernels(
 
 
 def test_the_interpreter_s_own_runners_read_both(wide: Path, images: np.ndarray):
-    from ai_edge_litert.interpreter import Interpreter
+    import ai_edge_litert.interpreter as litert
 
-    interpreter = Interpreter(model_path=str(wide))
+    interpreter = litert.Interpreter(model_path=str(wide))
     assert interpreter.get_signature_list() == {
         "serving_default": {"inputs": ["image"], "outputs": ["logits"]},
         "embedding": {"inputs": ["image"], "outputs": ["embedding"]},
@@ -93,6 +94,11 @@ def test_weights_of_both_are_stored_once(wide: Path):
 def test_an_unknown_signature_is_refused(wide: Path):
     with pytest.raises(ValueError, match="no signature 'embeddings'; there is 'serving_default'"):
         tflite_predict(wide, signature="embeddings")
+
+
+def test_tensors_of_a_signature_are_not_read(wide: Path):
+    with pytest.raises(ValueError, match="only the answer of run can be read"):
+        Interpreter(wide, signature="embedding").tensor(0)
 
 
 def test_a_file_of_any_layout_is_compared_with_its_network(
