@@ -61,12 +61,12 @@ def preview(options: argparse.Namespace) -> int:
 
 
 def describe(options: argparse.Namespace) -> int:
-    """Print what a .tflite file says of itself."""
+    """Print what an exported file says of itself."""
     import json
 
-    from jaxmini.export import describe_file
+    from jaxmini.export.description import describe as describe_export
 
-    print(json.dumps(describe_file(options.file), indent=2, ensure_ascii=False))
+    print(json.dumps(describe_export(options.file), indent=2, ensure_ascii=False))
     return 0
 
 
@@ -84,6 +84,7 @@ def benchmark(options: argparse.Namespace) -> int:
 def parity(options: argparse.Namespace) -> int:
     """Compare a .tflite file with the artifact it was made from: its numbers, answers and operators."""
     from jaxmini import export
+    from jaxmini.evaluate.interpreter import LITERT, Kernels
     from jaxmini.evaluate.parity import file_parity
     from jaxmini.inspection.pictures import pictures_of
     from jaxmini.inspection.tables import parity_text
@@ -91,7 +92,8 @@ def parity(options: argparse.Namespace) -> int:
 
     artifact = export.load(options.artifact)
     image, label, origin = pictures_of(artifact, options.artifact, options.images)
-    found = file_parity(artifact, options.file, image, label)
+    kernels = (*LITERT, *[Kernels.MICRO] * options.micro)
+    found = file_parity(artifact, options.file, image, label, kernels=kernels)
     print(parity_text(options.file.name, origin, found))
     return 0 if found.is_faithful else process.GATE_FAILED
 
@@ -112,6 +114,15 @@ def demo(options: argparse.Namespace) -> int:
     folder.write(shown, pictures, known, litert, output)
     print(folder.told(output, pictures))
     return 0 if options.serve is None else server.serve(output, options.serve)
+
+
+def micro(options: argparse.Namespace) -> int:
+    """Write an int8 .tflite file as C++ for TFLite-Micro, once it has been seen to run there."""
+    from jaxmini import export
+    from jaxmini.inspection.tables import micro_text
+
+    print(micro_text(export.micro(options.file, options.folder, name=options.name)))
+    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -148,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     previewing.set_defaults(command=preview)
 
     describing = commands.add_parser("describe", help=describe.__doc__)
-    describing.add_argument("file", type=Path, help="a .tflite file written by jaxmini")
+    describing.add_argument("file", type=Path, help="a file or folder exported by jaxmini")
     describing.set_defaults(command=describe)
 
     benchmarking = commands.add_parser("benchmark", help=benchmark.__doc__)
@@ -168,11 +179,18 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument(
         "--images", type=int, default=500, help="pictures to compare on (default: 500)"
     )
+    comparing.add_argument("--micro", action="store_true", help="run it in TFLite-Micro too")
     comparing.set_defaults(command=parity)
 
     showing = commands.add_parser("demo", help=demo.__doc__)
     _add_demo(showing)
     showing.set_defaults(command=demo)
+
+    writing = commands.add_parser("micro", help=micro.__doc__)
+    writing.add_argument("file", type=Path, help="an int8 .tflite file")
+    writing.add_argument("folder", type=Path, help="where the sources go; made if it is not there")
+    writing.add_argument("--name", help="of the files and of the namespace (default: the file's)")
+    writing.set_defaults(command=micro)
     return parser
 
 

@@ -81,13 +81,25 @@ def test_files_are_short_and_say_what_they_are(path: Path):
 
 
 def test_tensorflow_is_imported_only_where_it_is_called():
-    users = {"convert_jax2tf.py", "jax2tf.py", "tfds.py", "tensorboard.py"}
+    users = {"convert_jax2tf.py", "jax2tf.py", "run_saved_model.py", "tfds.py", "tensorboard.py"}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] in ("tensorflow", "tensorflow_datasets") for name in names):
                 assert path.name in users, f"{path} imports TensorFlow"
+
+
+def test_optional_packages_are_imported_inside_functions():
+    """Scripts of child processes import what they like."""
+    optional = {"ai_edge_litert", "litert_converter", "onnx", "onnxruntime", "tflite_micro"}
+    scripts = {"convert_jax2tf.py", "convert_litert.py", "run_saved_model.py"}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found = optional & {name.split(".")[0] for name in names}
+            assert not found or path.name in scripts, f"{path} imports {found}"
 
 
 def test_no_room_without_a_noun():

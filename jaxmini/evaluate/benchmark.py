@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxmini.evaluate import native
 from jaxmini.evaluate.file_cost import FileCost, file_cost
-from jaxmini.evaluate.interpreter import Kernels, known_kernels
+from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels
 from jaxmini.evaluate.runtime import Latency, latency
 from jaxmini.export import flatbuffer
 
@@ -57,7 +57,8 @@ def benchmark(
         raise ValueError(f"benchmark: runs is {runs}; it must be at least 1")
     content, where = flatbuffer.contents(source)
     cost = file_cost(source)
-    native.require_runs(content, where, kernels.value, max(threads))
+    if kernels in LITERT:  # TFLite-Micro's interpreter sees to it itself
+        native.require_runs(content, where, kernels.value, max(threads))
     latencies = {
         count: latency(source, threads=count, kernels=kernels, warmup=warmup, runs=runs)
         for count in threads

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmini.evaluate import native
+from jaxmini.evaluate.micro import MicroInterpreter
 from jaxmini.export import converter, flatbuffer
 
 
@@ -14,12 +15,18 @@ class Kernels(enum.StrEnum):
     """Which implementation of the operators runs.
 
     ``XNNPACK`` is what an application gets on a CPU, ``OPTIMIZED`` the interpreter's own code without it,
-    ``REFERENCE`` the plain code that the kernels of microcontrollers follow.
+    ``REFERENCE`` the plain code that the kernels of microcontrollers follow, ``MICRO`` those themselves:
+    TFLite-Micro's interpreter, on one thread.
     """
 
     XNNPACK = "xnnpack"
     OPTIMIZED = "optimized"
     REFERENCE = "reference"
+    MICRO = "micro"
+
+
+# Those of one interpreter, which file_parity runs unasked.
+LITERT = (Kernels.XNNPACK, Kernels.OPTIMIZED, Kernels.REFERENCE)
 
 
 class Interpreter:
@@ -31,7 +38,8 @@ class Interpreter:
 
     Raises:
         ValueError: not a .tflite file, one cut short, one with several inputs or outputs or a dimension
-            other than the batch left open, unknown kernels or signature, threads below 1; names the file.
+            other than the batch left open, unknown kernels or signature, threads below 1, several of
+            ``MICRO``, or a signature there; names the file.
         ImportError: the interpreter is not installed.
     """
 
@@ -47,19 +55,28 @@ class Interpreter:
         if threads < 1:
             raise ValueError(f"tflite: threads is {threads}; it must be at least 1")
         kernels = known_kernels(kernels)
+        if kernels is Kernels.MICRO and threads > 1:
+            raise ValueError(f"tflite: threads is {threads}; TFLite-Micro runs on one")
+        if kernels is Kernels.MICRO and signature is not None:
+            raise ValueError(
+                f"tflite: signature is {signature!r}; TFLite-Micro runs a file's first one, unnamed"
+            )
         converter.require("ai_edge_litert", "litert")
         content, where = flatbuffer.contents(source)
         self.file = flatbuffer.read(source, signature)
         require_single(self.file, where)
         self.input = self.file.tensors[self.file.inputs[0]]
         self.output = self.file.tensors[self.file.outputs[0]]
+        self._signature = None
+        if kernels is Kernels.MICRO:
+            self._native = MicroInterpreter(content, self.file, where, keep_all)
+            return
         try:
             self._native = native.interpreter(content, kernels.value, threads, keep_all)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{where}: the interpreter refuses the file: {error}") from error
-        self._signature = (
-            None if signature is None else self._native.get_signature_runner(signature)
-        )
+        if signature is not None:
+            self._signature = self._native.get_signature_runner(signature)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """The output for an array of the input's shape and dtype, of the signature if one was named."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -16,7 +16,7 @@ from jaxmini.evaluate import native
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.fidelity import agreement
-from jaxmini.evaluate.interpreter import Kernels, require_single
+from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels, require_single
 from jaxmini.evaluate.operators import OperatorParity, operator_parity
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
 from jaxmini.export import edges, flatbuffer
@@ -27,8 +27,9 @@ from jaxmini.export.parity import Parity, differing
 BATCH = 64  # pictures at a time through the network
 OPERATOR_IMAGES = 16
 
-# The kernels whose operators are looked at one by one: those of an application and the plainest.
-LOOKED_INTO = (Kernels.XNNPACK, Kernels.REFERENCE)
+# The kernels whose operators are looked at one by one: those of an application, the plainest
+# and those of a microcontroller.
+LOOKED_INTO = (Kernels.XNNPACK, Kernels.REFERENCE, Kernels.MICRO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ def file_parity(
     labels: np.ndarray | None = None,
     *,
     operator_images: int = OPERATOR_IMAGES,
+    kernels: Iterable[Kernels | str] = LITERT,
 ) -> FileParity:
     """Compare a file with the artifact it should be, in every way there is.
 
@@ -106,6 +108,7 @@ def file_parity(
         images: uint8 [N, H, W, C], N >= 1.
         labels: int [N], -1 where there is none.
         operator_images: how many of the images operators are compared with, at least 1.
+        kernels: which implementations of the operators are run.
 
     Raises:
         ValueError: not such a file, one that the interpreter refuses or crashes on, one of another input
@@ -116,38 +119,50 @@ def file_parity(
     _require_fitting(file, where, artifact, images)
     if operator_images < 1:
         raise ValueError(f"file_parity: operator_images is {operator_images}; at least 1 is needed")
-    for kernels in Kernels:
-        native.require_runs(content, where, kernels.value)
+    kinds = tuple(dict.fromkeys(map(known_kernels, kernels)))
+    _require_runs(content, where, kinds)
     if _integer_output(file).dtype != np.int8:
         expected = predict_all(predict(artifact), images, BATCH)
-        return _compared(source, expected, images, labels)
+        return _compared(source, expected, images, labels, kinds)
     plan, frozen = integer_form(artifact, file.tensors[file.inputs[0]].shape[0])
-    for kernels in LOOKED_INTO:
-        native.require_runs(content, where, kernels.value, keep_all=True)
-    whole = _compared(source, _simulated(artifact, frozen, images), images, labels)
+    _require_runs(content, where, [kind for kind in kinds if kind in LOOKED_INTO], keep_all=True)
+    whole = _compared(source, _simulated(artifact, frozen, images), images, labels, kinds)
     looked = images[:operator_images]
     answers = {
-        kernels: dataclasses.replace(
-            found, operators=operator_parity(source, plan, frozen, looked, kernels=kernels)
+        kind: dataclasses.replace(
+            found, operators=operator_parity(source, plan, frozen, looked, kernels=kind)
         )
-        if kernels in LOOKED_INTO
+        if kind in LOOKED_INTO
         else found
-        for kernels, found in whole.answers.items()
+        for kind, found in whole.answers.items()
     }
     stored = Stored(*differing(file, plan, frozen))
     return dataclasses.replace(whole, operator_images=len(looked), stored=stored, answers=answers)
 
 
+def _require_runs(
+    content: bytes, where: str, kinds: Iterable[Kernels], keep_all: bool = False
+) -> None:
+    """Run the file once with each of LiteRT's kernels; TFLite-Micro's interpreter sees to that itself."""
+    for kind in kinds:
+        if kind in LITERT:
+            native.require_runs(content, where, kind.value, keep_all=keep_all)
+
+
 def _compared(
-    source: Path | str | bytes, expected: np.ndarray, images: np.ndarray, labels: np.ndarray | None
+    source: Path | str | bytes,
+    expected: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    kinds: tuple[Kernels, ...],
 ) -> FileParity:
-    """The answers of all kernels beside those expected: float logits, or int8 of a file of integers."""
+    """The answers of kernels beside those expected: float logits, or int8 of a file of integers."""
     labelled = np.flatnonzero(labels >= 0) if labels is not None else np.array([], int)
 
     def accuracy_of(logits: np.ndarray) -> float | None:
         return accuracy(logits[labelled], labels[labelled]) if len(labelled) else None
 
-    answers = {kernels: _answers(source, kernels, expected, images) for kernels in Kernels}
+    answers = {kind: _answers(source, kind, expected, images) for kind in kinds}
     return FileParity(
         images=len(images),
         labelled=len(labelled),
@@ -155,8 +170,8 @@ def _compared(
         accuracy=accuracy_of(expected),
         stored=None,
         answers={
-            kernels: dataclasses.replace(found, accuracy=accuracy_of(logits))
-            for kernels, (found, logits) in answers.items()
+            kind: dataclasses.replace(found, accuracy=accuracy_of(logits))
+            for kind, (found, logits) in answers.items()
         },
     )
 

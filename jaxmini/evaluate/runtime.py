@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,7 @@ class _Runner:
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """uint8 images [N, H, W, C] -> what the file's input takes."""
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != self.input_shape:
-            raise ValueError(
-                f"tflite: expected uint8 images [B, {', '.join(map(str, self.input_shape))}], "
-                f"got {images.dtype}{list(images.shape)}"
-            )
-        return encoded(images, self.dtype)
+        return encoded(check_images(images, self.input_shape, "tflite"), self.dtype)
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """The file's own outputs -> float32 logits."""
@@ -160,21 +155,45 @@ def latency(
             ``warmup`` below 0.
         ImportError: the interpreter is not installed.
     """
+    interpreter = Interpreter(source, kernels=kernels, threads=threads)
+    inputs = _noise(interpreter.input)
+    return timed(lambda: interpreter.run(inputs), warmup, runs)
+
+
+def timed(run: Callable[[], object], warmup: int, runs: int) -> Latency:
+    """How long a call takes that runs a file on one image.
+
+    Raises:
+        ValueError: ``runs`` below 1, ``warmup`` below 0.
+    """
     if runs < 1:
         raise ValueError(f"latency: runs is {runs}; it must be at least 1")
     if warmup < 0:
         raise ValueError(f"latency: warmup is {warmup}; it must be at least 0")
-    interpreter = Interpreter(source, kernels=kernels, threads=threads)
-    inputs = _noise(interpreter.input)
     for _ in range(warmup):
-        interpreter.run(inputs)
+        run()
     times = []
     for _ in range(runs):
         start = time.perf_counter()
-        interpreter.run(inputs)
+        run()
         times.append(1000 * (time.perf_counter() - start))
     low, median, high = np.percentile(times, [10, 50, 90])
     return Latency(float(median), float(low), float(high), runs)
+
+
+def check_images(images: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """The images, seen to be uint8 [N, *shape].
+
+    Raises:
+        ValueError: they are not.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        raise ValueError(
+            f"{where}: expected uint8 images [B, {', '.join(map(str, shape))}], "
+            f"got {images.dtype}{list(images.shape)}"
+        )
+    return images
 
 
 def _noise(tensor: flatbuffer.Tensor) -> np.ndarray:

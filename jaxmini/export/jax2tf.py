@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmini.export import converter, stablehlo
+from jaxmini.export import converter
+from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import OUTPUT
 from jaxmini.state import PyTree
 
@@ -39,7 +40,7 @@ def convert(
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
-    exported = stablehlo.lower(function, image)
+    exported = lower(function, image)
     options = _signature(exported, outputs) | {
         "tflite": {"strict": False, "float16": float16, "dynamic_int8": dynamic_int8}
     }
@@ -60,11 +61,11 @@ def convert_annotated(
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
-    exported = stablehlo.lower(function, image)
+    exported = lower(function, image)
     options = _signature(exported, outputs) | {
         "tflite": {"strict": True, "float16": False, "dynamic_int8": False}
     }
-    return _run("program.stablehlo", stablehlo.portable(exported), options)
+    return _run("program.stablehlo", portable(exported), options)
 
 
 def saved_model(
@@ -90,7 +91,7 @@ def saved_model(
     specs = [jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype) for leaf in leaves]
     (batch,) = jax.export.symbolic_shape("b")
     image = jax.ShapeDtypeStruct((batch, *image.shape[1:]), image.dtype)
-    exported = stablehlo.lower(
+    exported = lower(
         lambda leaves, image: function(jax.tree.unflatten(treedef, leaves), image), specs, image
     )
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from jaxmini.export import converter, stablehlo
+from jaxmini.export import converter
+from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
 
 CONVERTER = Path(__file__).with_name("convert_litert.py")
@@ -30,7 +31,7 @@ def convert(
         ConversionError: the converter failed.
     """
     converter.require("litert_converter", "litert")
-    program = stablehlo.portable(stablehlo.lower(function, image))
+    program = portable(lower(function, image))
     options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": list(outputs)}
     with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
         Path(folder, "program.stablehlo").write_bytes(program)

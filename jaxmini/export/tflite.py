@@ -7,7 +7,6 @@ against the frozen network before it is written.
 import dataclasses
 import difflib
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,11 +25,11 @@ from jaxmini.export import (
     signatures,
     task_metadata,
     weights,
+    whole,
 )
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact, pixel_function
 from jaxmini.export.integer import integer_file
-from jaxmini.export.integer import integer_form as integer_form
 from jaxmini.export.layout import INPUTS, USUAL, Layout, Variant
 from jaxmini.record import Json
 
@@ -109,7 +108,7 @@ def tflite(
     content = metadata.write(content, described)
     if layout.task_metadata:
         content = task_metadata.add(content, artifact.labels, artifact.normalization)
-    _write(Path(path), content)
+    whole.write(Path(path), content)
     return Exported(
         path=Path(path),
         variant=variant,
@@ -119,19 +118,6 @@ def tflite(
         ops=flatbuffer.read(content).op_counts,
         parity=checked,
     )
-
-
-def saved_model(artifact: Artifact, folder: Path | str) -> Path:
-    """Write an artifact as a TensorFlow SavedModel: float32 pixels 0..255 of any batch -> ``logits``.
-
-    Raises:
-        ImportError: TensorFlow is not installed.
-        ConversionError: jax2tf failed.
-    """
-    jax2tf.saved_model(
-        pixel_function(artifact), artifact.variables, artifact.input_spec(1), Path(folder)
-    )
-    return Path(folder)
 
 
 def _float_file(artifact: Artifact, variant: Variant, backend: Backend, layout: Layout) -> bytes:
@@ -206,11 +192,3 @@ def _known(what: str, name: Any, known: tuple[str, ...]) -> None:
         near = difflib.get_close_matches(str(name), known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"tflite: unknown {what} {name!r}; there are {', '.join(known)}{hint}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write so that a file of this name is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

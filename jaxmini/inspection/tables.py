@@ -6,6 +6,7 @@ from jaxmini.evaluate.benchmark import Benchmark
 from jaxmini.evaluate.deviation import CLASSES, Deviation
 from jaxmini.evaluate.operators import OperatorParity, first_deviating
 from jaxmini.evaluate.parity import FileParity, Stored
+from jaxmini.export import Micro
 from jaxmini.run.report import quantity
 from jaxmini.run.report.quantity import MISSING
 from jaxmini.run.report.table import Column, Row, Table, text
@@ -52,6 +53,24 @@ def parity_text(name: str, origin: str, found: FileParity) -> str:
                 + f"\n\n{_first(answers.operators)}"
             )
     return "\n\n".join(parts)
+
+
+def micro_text(written: Micro) -> str:
+    """The sources that were written, and the memory they need.
+
+    Args:
+        written: what ``export.micro`` returned.
+    """
+    arena = written.arena
+    rows = (
+        ("bytes of the model, which may stay in flash", quantity.count(written.bytes)),
+        ("bytes of the arena, tried with TFLite-Micro here", quantity.count(arena.smallest)),
+        ("as it reports: activations and scratch memory", quantity.count(arena.activations)),
+        ("as it reports: persistent", quantity.count(arena.persistent)),
+        ("operators", ", ".join(written.ops)),
+    )
+    table = Table((Column(written.name), Column("", is_quantity=True)), (rows,))
+    return "\n".join([text(table), "", *map(str, written.files)])
 
 
 def _figures(name: str, measured: Benchmark) -> Table:

@@ -5,6 +5,10 @@ Every builder returns a module; without ``num_classes`` it gives features [B, F]
 
 from jaxmini.models.heads import classifier as classifier
 from jaxmini.models.heads import projection_head as projection_head
+from jaxmini.models.mlperf_tiny import mlperf_autoencoder as mlperf_autoencoder
+from jaxmini.models.mlperf_tiny import mlperf_ds_cnn as mlperf_ds_cnn
+from jaxmini.models.mlperf_tiny import mlperf_mobilenet_v1 as mlperf_mobilenet_v1
+from jaxmini.models.mlperf_tiny import mlperf_resnet8 as mlperf_resnet8
 from jaxmini.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from jaxmini.models.mobilenet import mobilenet_v4_conv_s as mobilenet_v4_conv_s
 from jaxmini.models.resnet import resnet8x4 as resnet8x4

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -19,13 +18,16 @@ from jaxmini.evaluate.accuracy import confusion
 from jaxmini.evaluate.fidelity import agreement, mean_kl
 from jaxmini.run import process, ready, together
 from jaxmini.run.delivery import deliver
+from jaxmini.run.gates import asks_for_micro
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of
+from jaxmini.run.recording import record_of
 from jaxmini.run.report import storage, summary, table
 from jaxmini.run.report.content import Agreement, Link, Mistake, Report
 from jaxmini.run.report.pictures import png
-from jaxmini.run.stage import Contrastive, Recipe, record_of
+from jaxmini.run.stage import Contrastive, Recipe
 from jaxmini.run.workdir import Workdir
+from jaxmini.run.written import digest_of
 from jaxmini.steps import placement as placements
 
 SHOWN_MISTAKES = 24
@@ -37,6 +39,9 @@ PACKAGES = (
     "ai-edge-litert",
     "litert-converter",
     "tensorflow-cpu",
+    "tflite-micro",
+    "onnx",
+    "onnxruntime",
 )
 
 
@@ -108,7 +113,14 @@ def _close(
     dataset = recipe.stages[-1].data.load()
     test = dataset.test
     delivered = [
-        deliver(export, outcomes[export.stage.name], test, around) for export in recipe.exports
+        deliver(
+            export,
+            outcomes[export.stage.name],
+            test,
+            around,
+            on_micro=asks_for_micro(recipe.gates, export),
+        )
+        for export in recipe.exports
     ]
     answers = {
         name: logits_of(outcome, test.image)
@@ -190,8 +202,7 @@ def _provenance(recipe: Recipe, outcomes: dict[str, Outcome], workdir: Workdir) 
         made_from = (data.name, *(needed.name for needed in stage.needs))
         links[stage.name] = Link(stage.name, outcomes[stage.name].artifact.fingerprint(), made_from)
     for export in recipe.exports:
-        content = (workdir.path / "exports" / export.file_name).read_bytes()
-        digest = hashlib.sha256(content).hexdigest()[:16]
+        digest = digest_of(workdir.path / "exports" / export.file_name)[:16]
         links[export.file_name] = Link(export.file_name, digest, (export.stage.name,))
     return tuple(links.values())
 

@@ -8,9 +8,10 @@ import dataclasses
 import difflib
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from jaxmini.export import flatbuffer
+from jaxmini.export import converter, flatbuffer
+from jaxmini.run.formats import Onnx
 from jaxmini.run.report import quantity
 from jaxmini.run.report.content import FileResult, Report, StageResult, Verdict
 from jaxmini.run.stage import Contrastive, Export, Gate, Stage
@@ -106,11 +107,13 @@ class min_agreement(Gate):
 
 @dataclasses.dataclass(frozen=True)
 class only_ops(Gate):
-    """The file holds no other operations than these: ``("CONV_2D", "ADD")``, as TFLite's schema calls them.
+    """The file holds no other operations than these, as its format calls them: ``("CONV_2D", "ADD")``.
+
+    They are told for .tflite and .onnx files.
 
     Raises:
-        ValueError: a name is none of the schema's; gives the nearest.
-        ImportError: ai-edge-litert, which brings the schema, is not installed.
+        ValueError: a name is none of the format's; gives the nearest.
+        ImportError: ai-edge-litert or onnx, which knows the names, is not installed.
     """
 
     export: Export
@@ -120,14 +123,17 @@ class only_ops(Gate):
         _require(self, "export", Export)
         _require(self, "allowed", tuple)
         for name in self.allowed:
-            _require_op(name)
+            _require_op(name, self.export)
 
     def judge(self, report: Report) -> Verdict:
         ops = _result(report, self.export).ops
         return _verdict(
             self,
             self.export,
-            {name: number for name, number in ops.items() if name not in self.allowed},
+            # Every file holds some: where there are none they were not told.
+            {name: number for name, number in ops.items() if name not in self.allowed}
+            if ops
+            else None,
             holds=lambda others: not others,
             says=lambda others: f"{_listed(others)} besides" if others else "no others",
             limit=f"only {', '.join(self.allowed)}" if self.allowed else "no operations",
@@ -183,6 +189,53 @@ class max_latency_ratio(Gate):
             says=lambda ratio: f"{_told(ratio, self.ratio)} times {self.other.file_name}",
             limit=f"at most {_exact(self.ratio)} times {self.other.file_name}",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class micro(Gate):
+    """TFLite-Micro, the interpreter of microcontrollers, has every operation of the file and runs it."""
+
+    export: Export
+
+    def __post_init__(self) -> None:
+        _require_tflite(self)
+
+    def judge(self, report: Report) -> Verdict:
+        return _verdict(
+            self,
+            self.export,
+            _result(report, self.export).micro,
+            holds=lambda obstacles: not obstacles,
+            says=lambda obstacles: "; ".join(obstacles) if obstacles else "runs in TFLite-Micro",
+            limit="runs in TFLite-Micro",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class max_arena(Gate):
+    """The file runs in TFLite-Micro with at most ``limit`` bytes (1 or more) of working memory."""
+
+    export: Export
+    limit: int
+
+    def __post_init__(self) -> None:
+        _require_tflite(self)
+        _require_number(self, "limit", 1)
+
+    def judge(self, report: Report) -> Verdict:
+        return _verdict(
+            self,
+            self.export,
+            _result(report, self.export).arena_bytes,
+            holds=lambda size: size <= self.limit,
+            says=lambda size: f"an arena of {size:,} bytes",
+            limit=f"an arena of at most {self.limit:,} bytes",
+        )
+
+
+def asks_for_micro(gates: Iterable[Gate], export: Export) -> bool:
+    """Whether one of the gates can be judged only by running the file of ``export`` in TFLite-Micro."""
+    return any(isinstance(gate, micro | max_arena) and gate.export == export for gate in gates)
 
 
 def _verdict(
@@ -273,14 +326,39 @@ def _require_logits(gate: Gate, of: Stage | Export) -> None:
         )
 
 
-def _require_op(name: str) -> None:
+def _require_tflite(gate: Gate) -> None:
+    """See that a gate of microcontrollers speaks of a file that they may run."""
+    _require(gate, "export", Export)
+    if gate.export.ending != ".tflite":
+        raise ValueError(
+            f"gate {type(gate).__name__}: TFLite-Micro runs .tflite files, and {gate.export.file_name} is "
+            "none; give it an Export(...)"
+        )
+
+
+def _require_op(name: str, export: Export) -> None:
     if not isinstance(name, str):
         raise TypeError(f"only_ops: an allowed operation is {name!r}, expected its name")
-    known = _builtin_ops()
+    format_, known, example = (
+        ("ONNX", _onnx_ops(), "MaxPool")
+        if isinstance(export, Onnx)
+        else ("TFLite", _builtin_ops(), "CONV_2D")
+    )
     if name not in known:
-        near = difflib.get_close_matches(name.upper(), known, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else "They are written as in 'CONV_2D'"
-        raise ValueError(f"only_ops: TFLite has no operation {name!r}. {hint}")
+        alike = {other.lower(): other for other in known}
+        near = difflib.get_close_matches(name.lower(), alike, 1)
+        hint = (
+            f"Did you mean {alike[near[0]]!r}?" if near else f"They are written as in {example!r}"
+        )
+        raise ValueError(f"only_ops: {format_} has no operation {name!r}. {hint}")
+
+
+@functools.cache
+def _onnx_ops() -> tuple[str, ...]:
+    converter.require("onnx", "onnx")
+    import onnx
+
+    return tuple({schema.name for schema in onnx.defs.get_all_schemas()})
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -21,8 +22,9 @@ from jaxmini.record import digest
 from jaxmini.run import together
 from jaxmini.run.log import Log
 from jaxmini.run.loop import Schedule, train
+from jaxmini.run.recording import stage_record
 from jaxmini.run.report.content import Curve, StageResult
-from jaxmini.run.stage import Contrastive, Distill, Stage, stage_record
+from jaxmini.run.stage import Contrastive, Distill, PostTraining, Stage
 from jaxmini.run.workdir import Workdir
 from jaxmini.state import State
 from jaxmini.steps.placement import Placed
@@ -113,6 +115,9 @@ def _train(
     key = jax.random.key(stage.seed)
     variables = _first_variables(stage, model, dataset, before, around.normalization)
     _overview(variables, stage, around)
+    if isinstance(stage, PostTraining):
+        variables, seconds = _post_trained(stage, model, variables, dataset, around)
+        return steps.start(optimizer, key, variables), seconds
     state = steps.start(optimizer, key, variables)
     frozen = before[stage.teacher.name].artifact.variables if isinstance(stage, Distill) else {}
     around.log.event(
@@ -130,6 +135,22 @@ def _train(
         around.log,
         around.told_to_stop,
     )
+
+
+def _post_trained(
+    stage: PostTraining,
+    model: Model,
+    variables: Variables,
+    dataset: Dataset,
+    around: Surroundings,
+) -> tuple[Variables, float]:
+    """The variables after each method, and the seconds that took."""
+    started = time.perf_counter()
+    batches = _calibration_batches(dataset, around.normalization, stage.pictures)
+    for method in stage.methods:
+        around.log.event(f"{stage.name}: {method!r} on {sum(map(len, batches)):,} pictures")
+        variables = method(model, variables, batches)
+    return variables, time.perf_counter() - started
 
 
 def _overview(variables: Variables, stage: Stage, around: Surroundings) -> None:
@@ -154,12 +175,19 @@ def _first_variables(
         variables = transfer(variables, before[stage.start.name].artifact.variables, stage)
     if stage.quantize is None:
         return variables
-    pictures = dataset.train.image[:CALIBRATION_PICTURES]
-    batches = [
+    batches = _calibration_batches(dataset, normalization, CALIBRATION_PICTURES)
+    return quantize.calibrate(model, variables, batches)
+
+
+def _calibration_batches(
+    dataset: Dataset, normalization: Normalization, count: int
+) -> list[jax.Array]:
+    """The first training pictures as a network takes them."""
+    pictures = dataset.train.image[:count]
+    return [
         normalization(jnp.asarray(pictures[i : i + EVALUATION_BATCH]))
         for i in range(0, len(pictures), EVALUATION_BATCH)
     ]
-    return quantize.calibrate(model, variables, batches)
 
 
 def transfer(fresh: Variables, trained: Variables, stage: Stage) -> Variables:
@@ -264,7 +292,8 @@ def _measure(stage: Stage, artifact: Artifact, dataset: Dataset) -> dict[str, ob
         answers = predict_all(predict(artifact), test.image, EVALUATION_BATCH)
         measured = accuracy(answers, test.label)
     price = cost(stage.float_model(), artifact.input_shape)
-    labels = 0 if isinstance(stage, Contrastive) else int(np.sum(dataset.train.label >= 0))
+    unlabelled = isinstance(stage, Contrastive | PostTraining)
+    labels = 0 if unlabelled else int(np.sum(dataset.train.label >= 0))
     return {
         "accuracy": measured,
         "data": dataset.name,

@@ -9,16 +9,23 @@ import numpy as np
 
 from jaxmini.compress.quantize import make_plan
 from jaxmini.data import Dataset, Normalization
-from jaxmini.export import converter, features, int4
+from jaxmini.export import arena, converter, features, int4
 from jaxmini.model import Variables
-from jaxmini.run.gates import max_accuracy_drop
+from jaxmini.run.formats import Onnx
+from jaxmini.run.gates import asks_for_micro, max_accuracy_drop
 from jaxmini.run.outcome import transfer
 from jaxmini.run.stage import Contrastive, Export, Recipe, Stage
 from jaxmini.state import Array
 
-# What each back end imports, and what the interpreter that runs every file imports.
-BACKENDS = {"jax2tf": "tensorflow", "litert": "litert_converter"}
+# What each back end imports to write a file and to run it, and the extra that brings it.
 INTERPRETER = ("ai_edge_litert", "flatbuffers")
+BACKENDS = {
+    "jax2tf": (("tensorflow", *INTERPRETER), "jax2tf"),
+    "litert": (("litert_converter", *INTERPRETER), "litert"),
+    "onnx": (("onnx", "onnxruntime"), "onnx"),
+    "saved_model": (("tensorflow",), "jax2tf"),
+    "stablehlo": ((), ""),
+}
 
 
 def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
@@ -33,9 +40,7 @@ def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
         ImportError: an exporter is not installed; names the extra that brings it.
         ValueError: data, batch size, model or start of a stage do not fit together.
     """
-    for export in recipe.exports:
-        for module in (BACKENDS[export.backend], *INTERPRETER):
-            converter.require(module, export.backend)
+    _require_packages(recipe)
     variables: dict[str, Variables] = {}
     for stage in recipe.stages:
         dataset = stage.data.load()
@@ -45,7 +50,7 @@ def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
             transfer(variables[stage.name], variables[stage.start.name], stage)
         for export in recipe.exports:
             if export.stage == stage:
-                _require_layout(export, dataset, normalization, variables[stage.name])
+                _require_form(export, dataset, normalization, variables[stage.name])
     if not len(dataset.test):
         raise ValueError(
             f"{dataset.name}, data of the last stage, has no test pictures to measure on"
@@ -53,6 +58,26 @@ def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
     for gate in recipe.gates:
         if isinstance(gate, max_accuracy_drop):
             _require_same_test(gate.below, dataset)
+
+
+def _require_packages(recipe: Recipe) -> None:
+    """See that what writes and runs each export is installed."""
+    for export in recipe.exports:
+        modules, extra = BACKENDS[export.backend]
+        for module in modules:
+            converter.require(module, extra)
+        if asks_for_micro(recipe.gates, export):
+            converter.require(arena.PACKAGE, arena.EXTRA)
+
+
+def _require_form(
+    export: Export, dataset: Dataset, normalization: Normalization, variables: Variables
+) -> None:
+    """See that a file can hold the network of its stage."""
+    if isinstance(export, Onnx):  # every operation has a form there, whatever numbers it holds
+        images = jax.ShapeDtypeStruct((2, *dataset.train.shape), jnp.float32)
+        make_plan(export.stage.float_model(), variables, images)
+    _require_layout(export, dataset, normalization, variables)
 
 
 def _require_layout(

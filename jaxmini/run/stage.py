@@ -5,7 +5,9 @@ values, so the chain is the expression itself.
 """
 
 import dataclasses
+import difflib
 import types
+import typing
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -20,7 +22,6 @@ from jaxmini.losses import Loss, nt_xent
 from jaxmini.losses import cross_entropy as cross_entropy_loss
 from jaxmini.losses import kl as kl_loss
 from jaxmini.model import Model, as_model
-from jaxmini.record import Json, describe
 from jaxmini.run.report.content import Report, Verdict
 from jaxmini.state import Array, Batch
 from jaxmini.steps.update import Step
@@ -182,6 +183,40 @@ class Distill(Stage):
         return (*super().needs, self.teacher)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PostTraining(Stage):
+    """Quantization without labels and without training: calibration, then each method in its order.
+
+    Its loss, optimizer, epochs, batch size and view are not used.
+
+    Attributes:
+        methods: of ``quantize.equalize()``, ``adaround()``, ``correct_bias()``, or one's own
+            ``(model, variables, batches) -> variables``.
+        pictures: of the training split, the first ones, that the methods see.
+    """
+
+    quantize: quantization.int8 | None = quantization.int8()
+    methods: tuple[quantization.Method, ...] = ()
+    pictures: int = 512
+    labelled = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.quantize is None:
+            raise ValueError(
+                f"stage {self.name!r} trains nothing and quantizes nothing: give it quantize=int8()"
+            )
+        if self.pictures < 1:
+            raise ValueError(
+                f"stage {self.name!r}: pictures is {self.pictures}, expected 1 or more"
+            )
+        if not (isinstance(self.methods, tuple) and all(map(callable, self.methods))):
+            raise TypeError(
+                f"stage {self.name!r}: methods are {self.methods!r}, expected a tuple as "
+                "(quantize.adaround(),)"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class Export:
     """A file to write from a stage: ``name.tflite``.
@@ -192,6 +227,8 @@ class Export:
         backend: the converter, ``jax2tf`` (through TensorFlow) or ``litert`` (without).
         name: of the file; the stage's name and the variant by default.
         layout: other types of input and output, more pictures a run, int4 kernels and the like.
+
+    The formats that derive from it are in ``jaxmini.run.formats``.
     """
 
     stage: Stage
@@ -200,8 +237,13 @@ class Export:
     name: str | None = None
     layout: Layout = dataclasses.field(default=USUAL, metadata=RECORDED_IF_SET)
 
+    ending = ".tflite"
+
     def __post_init__(self) -> None:
-        self.layout.of(self.variant)
+        hints = typing.get_type_hints(type(self))
+        for field in ("variant", "backend"):
+            _require_one_of(typing.get_args(hints[field]), getattr(self, field), field, self)
+        self._check_layout()
         if isinstance(self.stage, Contrastive):
             raise ValueError(
                 f"export of stage {self.stage.name!r}: its outputs are embeddings, and a file gives "
@@ -213,10 +255,29 @@ class Export:
                 "with quantize=int8(), or this one as float32, float16 or dynamic_int8"
             )
 
+    def _check_layout(self) -> None:
+        self.layout.of(self.variant)
+        if self.layout != USUAL and self.ending != Export.ending:
+            raise ValueError(
+                f"export of stage {self.stage.name!r}: a layout is that of a .tflite file, and "
+                f"{self.file_name} is none; leave it out, or give it to an Export(...)"
+            )
+
     @property
     def file_name(self) -> str:
-        parts = [self.stage.name, self.variant, self.backend]
-        return f"{self.name or '-'.join(dict.fromkeys(parts))}.tflite"
+        parts = [self.stage.name, self.variant]
+        parts += [self.backend] * (self.ending != f".{self.backend}")
+        return f"{self.name or '-'.join(dict.fromkeys(parts))}{self.ending}"
+
+
+def _require_one_of(known: tuple[str, ...], name: str, field: str, export: Export) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"export of stage {export.stage.name!r}: unknown {field} {name!r}; "
+            f"there are {', '.join(known)}{hint}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,48 +341,6 @@ class Recipe:
                 raise ValueError(
                     f"an export uses stage {export.stage.name!r}, which is not in the recipe"
                 )
-
-
-def record_of(recipe: Recipe) -> Json:
-    """The recipe as JSON, stages by name and referring to one another by name.
-
-    Raises:
-        TypeError: something in it cannot be found again by name (a lambda, say); names the stage and field.
-    """
-    return {
-        "stages": {stage.name: stage_record(stage) for stage in recipe.stages},
-        "exports": {
-            export.file_name: _links(export, export.file_name) for export in recipe.exports
-        },
-        "normalization": describe(recipe.normalization, "normalization"),
-        "gates": [
-            {"kind": describe(type(gate))["name"], **_links(gate, f"gates.{index}")}
-            for index, gate in enumerate(recipe.gates)
-        ],
-    }
-
-
-def stage_record(stage: Stage) -> Json:
-    """The stage as JSON, the stages it refers to by name."""
-    return {"kind": describe(type(stage))["name"], **_links(stage, stage.name)}
-
-
-def _links(value: Stage | Export | Gate, where: str) -> Json:
-    items = {
-        field.name: getattr(value, field.name)
-        for field in dataclasses.fields(value)
-        if not (field.metadata == RECORDED_IF_SET and getattr(value, field.name) == field.default)
-    }
-    return {name: _link(item, f"{where}.{name}") for name, item in items.items()}
-
-
-def _link(item: Any, where: str) -> Json:
-    match item:
-        case Stage():
-            return {"stage": item.name}
-        case Export():
-            return {"export": item.file_name}
-    return describe(item, where)
 
 
 def _require_own(gate: Gate, recipe: Recipe) -> None:

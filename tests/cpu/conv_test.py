@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmini import cpu
 from jaxmini.cpu import conv
-from jaxmini.export import flatbuffer, jax2tf, litert, stablehlo
+from jaxmini.export import flatbuffer, jax2tf, litert, lowering
 from tests.cpu.conftest import rule
 
 ROOT = Path(__file__).parents[2]
@@ -315,7 +315,7 @@ def test_programs_to_be_exported_do_not_change(function: Callable, platforms: tu
 
 
 def test_what_file_converters_are_given_does_not_change():
-    plain, ours, _ = without_and_with(lambda: stablehlo.portable(stablehlo.lower(logits, IMAGE)))
+    plain, ours, _ = without_and_with(lambda: lowering.portable(lowering.lower(logits, IMAGE)))
     assert ours == plain
 
 

@@ -7,13 +7,13 @@ import pytest
 
 from jaxmini.evaluate.benchmark import benchmark
 from jaxmini.evaluate.file_cost import file_cost
-from jaxmini.evaluate.interpreter import Kernels
+from jaxmini.evaluate.interpreter import LITERT, Kernels
 from jaxmini.evaluate.runtime import latency
 from tests.evaluate.conftest import without_metadata
 from tests.export.tampering import edited, find
 
 
-@pytest.mark.parametrize("kernels", list(Kernels))
+@pytest.mark.parametrize("kernels", LITERT)
 def test_a_file_of_another_converter_is_measured(kernels: Kernels, integer_path: Path):
     content = without_metadata(integer_path.read_bytes())
     found = benchmark(content, threads=(1, 2), kernels=kernels, warmup=1, runs=7)

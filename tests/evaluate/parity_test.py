@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxmini.evaluate.interpreter import Kernels
+from jaxmini.evaluate.interpreter import LITERT, Kernels
 from jaxmini.evaluate.operators import first_deviating
 from jaxmini.evaluate.parity import LOOKED_INTO, file_parity
 from jaxmini.export import Artifact
@@ -23,7 +23,7 @@ def test_a_faithful_integer_file(
     assert found.is_faithful
     assert (found.images, found.labelled, found.operator_images) == (20, 20, 3)
     assert found.stored.compared.kernel_integers == 8 * 27 + 8 * 9 + 64 + 8 * 9 * 12 + 120
-    assert list(found.answers) == list(Kernels)
+    assert list(found.answers) == list(LITERT)
     exact = found.answers[Kernels.XNNPACK]
     assert (exact.agreement, exact.largest_difference) == (1.0, 0.0)
     assert exact.deviation.histogram == (200, 0, 0, 0, 0, 0)

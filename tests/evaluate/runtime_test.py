@@ -9,7 +9,8 @@ from flax import linen as nn
 from jaxmini.compress.quantize import Grid, calibrate, quantize
 from jaxmini.data import Normalization
 from jaxmini.evaluate.accuracy import predict_all
-from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers, tflite_predict
+from jaxmini.evaluate.interpreter import LITERT, Kernels
+from jaxmini.evaluate.runtime import latency, tflite_integers, tflite_predict
 from jaxmini.export import Artifact, describe_file, metadata, predict, tflite
 from jaxmini.model import from_linen
 
@@ -46,7 +47,7 @@ def float_file(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> 
     return tflite(plain, path, variant="float32", backend="litert").path
 
 
-@pytest.mark.parametrize("kernels", list(Kernels))
+@pytest.mark.parametrize("kernels", LITERT)
 def test_an_integer_file_is_a_predict(kernels: Kernels, integer_file: Path, artifact: Artifact):
     logits = tflite_predict(integer_file, kernels=kernels, threads=2)(IMAGES)
     step = describe_file(integer_file)["output"]["scale"]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmini.export import Artifact, ConversionError, converter, jax2tf, litert, stablehlo, tflite
+from jaxmini.export import Artifact, ConversionError, converter, jax2tf, litert, lowering, tflite
 
 
 def run(script: str, folder: Path) -> None:
@@ -84,9 +84,9 @@ def test_annotated_conversion_needs_tensorflow_too(monkeypatch: pytest.MonkeyPat
 
 
 def test_portable_bytes_hold_no_platform_and_can_be_read_back():
-    exported = stablehlo.lower(lambda x: jnp.tanh(x), jax.ShapeDtypeStruct((1, 4), np.float32))
-    assert exported.platforms == (stablehlo.PLATFORM,)
+    exported = lowering.lower(lambda x: jnp.tanh(x), jax.ShapeDtypeStruct((1, 4), np.float32))
+    assert exported.platforms == (lowering.PLATFORM,)
     assert "custom_call" not in str(exported.mlir_module())
-    assert stablehlo.portable(exported)[:4] == b"ML\xefR"
+    assert lowering.portable(exported)[:4] == b"ML\xefR"
     values = np.linspace(-1, 1, 4, dtype=np.float32)[None]
     np.testing.assert_allclose(exported.call(values), np.tanh(values), rtol=1e-6)

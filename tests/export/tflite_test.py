@@ -1,8 +1,6 @@
 import dataclasses
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,6 @@ from jaxmini.export import (
     describe_file,
     integer_form,
     predict,
-    saved_model,
     tflite,
 )
 from jaxmini.export.distance import compare
@@ -193,21 +190,3 @@ def test_ranges_that_saw_no_data_are_refused(integer_artifact: Artifact, tmp_pat
     fresh = dataclasses.replace(integer_artifact, variables=variables)
     with pytest.raises(ValueError, match="seen"):
         tflite(fresh, tmp_path / "x.tflite", variant="int8", backend="litert")
-
-
-SERVE = """
-import sys, numpy as np, tensorflow as tf
-images = np.load(sys.argv[2])
-serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-np.save(sys.argv[3], serve(image=tf.constant(images))["logits"].numpy())
-"""
-
-
-@pytest.mark.slow
-def test_saved_model_takes_any_batch(float_artifact: Artifact, images: np.ndarray, tmp_path: Path):
-    folder = saved_model(float_artifact, tmp_path / "saved")
-    np.save(tmp_path / "in.npy", images.astype(np.float32))
-    arguments = [str(folder), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
-    subprocess.run([sys.executable, "-c", SERVE, *arguments], check=True, capture_output=True)
-    expected = predict(float_artifact)(images)
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-5)

@@ -1,5 +1,6 @@
-"""The commands ``benchmark`` and ``parity``: what they print, and how they end."""
+"""The commands ``benchmark``, ``parity`` and ``micro``: what they print, and how they end."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from jaxmini.__main__ import main
 from jaxmini.export import Artifact, save, tflite
 from tests.evaluate.conftest import Plain, without_metadata
 from tests.export.conftest import SHAPE, make, quantized
-from tests.export.tampering import change, edited, find
+from tests.export.tampering import change, edited, find, set_code
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +100,51 @@ def test_parity_refuses_in_one_message(
     assert "net.tflite: " in failed(capsys, "parity", "artifact", "net.tflite")
     assert "holds no artifact" in failed(capsys, "parity", "nowhere", "net.tflite")
     assert "images is 0" in failed(capsys, "parity", "artifact", "net.tflite", "--images", "0")
+
+
+def test_parity_runs_a_file_in_tflite_micro_too(
+    artifact: Artifact, content: bytes, capsys: pytest.CaptureFixture
+):
+    pytest.importorskip("tflite_micro", reason="needs jaxmini[micro]")
+    save(artifact, "artifact")
+    Path("net.tflite").write_bytes(content)
+    assert main(["parity", "artifact", "net.tflite", "--images", "3", "--micro"]) == 0
+    said = capsys.readouterr().out
+    (row,) = [line.split() for line in said.splitlines() if line.startswith("micro")]
+    assert row[:2] == ["micro", "100.00%"]
+    assert "operators of micro on 3 pictures" in said
+
+
+def test_micro_writes_the_sources_and_says_what_they_need(
+    content: bytes, capsys: pytest.CaptureFixture
+):
+    pytest.importorskip("tflite_micro", reason="needs jaxmini[micro]")
+    Path("net.tflite").write_bytes(content)
+    assert main(["micro", "net.tflite", "sources", "--name", "digits"]) == 0
+    said = capsys.readouterr().out
+    assert f"{len(content):,}" in said
+    arena = re.search(r"kArenaSize = (\d+);", Path("sources/digits.h").read_text())[1]
+    assert f"{int(arena):,}" in said
+    assert said.splitlines()[-4:] == [
+        f"sources/{name}" for name in ("digits.h", "digits.cc", "digits_ops.h", "main.cc")
+    ]
+
+
+def test_micro_refuses_in_one_message(content: bytes, capsys: pytest.CaptureFixture):
+    pytest.importorskip("tflite_micro", reason="needs jaxmini[micro]")
+
+    def gelu(model: Any, graph: Any) -> None:
+        set_code(model, find(model, "ADD"), 150)
+
+    Path("net.tflite").write_bytes(edited(content, gelu))
+    assert "GELU is not an operator of TFLite-Micro" in failed(
+        capsys, "micro", "net.tflite", "sources"
+    )
+    Path("net.tflite").write_bytes(content[:300])
+    assert "net.tflite: " in failed(capsys, "micro", "net.tflite", "sources")
+    assert "missing.tflite" in failed(capsys, "micro", "missing.tflite", "sources")
+    Path("net.tflite").write_bytes(content)
+    assert "the name 'a-b' cannot be" in failed(
+        capsys, "micro", "net.tflite", "sources", "--name", "a-b"
+    )
+    assert not Path("sources").exists()

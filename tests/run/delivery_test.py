@@ -1,11 +1,13 @@
 """Delivery: the figures of a file are those of running it."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxmini import data, models, recipe
+from jaxmini.compress import quantize
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.runtime import tflite_predict
 from jaxmini.export import artifact as artifacts
@@ -13,7 +15,7 @@ from jaxmini.run.delivery import deliver
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings
 from jaxmini.run.report import storage
-from jaxmini.run.report.content import StageResult
+from jaxmini.run.report.content import FileResult, StageResult
 from jaxmini.run.stage import Export, Supervised
 from jaxmini.run.workdir import Workdir
 from jaxmini.steps import placement
@@ -60,3 +62,41 @@ def test_a_float_file_answers_as_its_network(undisturbed, tmp_path):
     assert file.float_ops.items() <= file.ops.items()
     assert file.accuracy == pytest.approx(accuracy(answers, TEST.label))
     assert (tmp_path / "run" / "exports" / file.name).stat().st_size == file.bytes
+
+
+@pytest.fixture
+def on_micro(undisturbed, tmp_path):
+    """A stage's network -> the figures of its file, which was run in TFLite-Micro."""
+    pytest.importorskip("tflite_micro", reason="needs jaxmini[micro]")
+
+    def delivered(name: str, variant: str) -> FileResult:
+        trained = artifacts.load(undisturbed / "stages" / name / "artifact")
+        stage = Supervised(name="net", data=data.digits(), model=models.classifier(10))
+        if variant == "int8":
+            stage = dataclasses.replace(
+                stage, name="int8", start=stage, model=None, quantize=quantize.int8()
+            )
+        outcome = Outcome(stage, trained, StageResult("net", "supervised", "digits"))
+        with Workdir.open(tmp_path / "run", {}) as workdir:
+            around = Surroundings(workdir, Log(workdir.path), placement.jit, trained.normalization)
+            export = Export(stage, variant, "litert")
+            return deliver(export, outcome, TEST, around, on_micro=True)[0]
+
+    return delivered
+
+
+def test_a_file_is_run_in_tflite_micro_where_that_is_asked_for(on_micro):
+    file = on_micro("int8", "int8")
+    assert file.micro == ()
+    assert file.arena_bytes > 0
+    assert file.checks["TFLite-Micro"].startswith(
+        f"runs; arena {file.arena_bytes:,} bytes; 1,000 logits, "
+    )
+
+
+def test_what_does_not_run_there_says_why(on_micro):
+    file = on_micro("student", "float16")
+    (obstacle,) = file.micro
+    assert obstacle.startswith("DEQUANTIZE reads float16 weights")
+    assert file.arena_bytes is None
+    assert "TFLite-Micro" not in file.checks

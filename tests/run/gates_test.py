@@ -12,6 +12,8 @@ from jaxmini import data, models
 from jaxmini.compress import quantize
 from jaxmini.record import describe, rebuild
 from jaxmini.run import gates
+from jaxmini.run.formats import StableHLO
+from jaxmini.run.recording import record_of
 from jaxmini.run.report.content import FileResult, Report, StageResult, Verdict
 from jaxmini.run.stage import (
     Contrastive,
@@ -19,7 +21,6 @@ from jaxmini.run.stage import (
     Gate,
     Recipe,
     Supervised,
-    record_of,
 )
 
 DIGITS = data.digits()
@@ -40,11 +41,12 @@ REPORT = Report(
     files=(
         FileResult(
             "small.tflite", "int8", "litert", 71_872, "int8", 0.9213, 0.99996, 0.139,
-            ops={"CONV_2D": 8, "ADD": 3, "MEAN": 1}, float_ops={},
+            ops={"CONV_2D": 8, "ADD": 3, "MEAN": 1}, float_ops={}, micro=(), arena_bytes=55_776,
         ),
         FileResult(
             "float.tflite", "float32", "litert", 229_296, "student", 0.9343, 1.0, 0.278,
             ops={"CONV_2D": 8, "ADD": 3, "MEAN": 1}, float_ops={"CONV_2D": 8, "ADD": 3},
+            micro=("GELU is not there", "SQRT neither"),
         ),
     ),
 )  # fmt: skip
@@ -96,6 +98,20 @@ JUDGED = [
         "at most 1.99 times small.tflite",
         False,
     ),
+    (gates.micro(FILE), "runs in TFLite-Micro", "runs in TFLite-Micro", True),
+    (gates.micro(FLOAT), "GELU is not there; SQRT neither", "runs in TFLite-Micro", False),
+    (
+        gates.max_arena(FILE, 55_776),
+        "an arena of 55,776 bytes",
+        "an arena of at most 55,776 bytes",
+        True,
+    ),
+    (
+        gates.max_arena(FILE, 55_775),
+        "an arena of 55,776 bytes",
+        "an arena of at most 55,775 bytes",
+        False,
+    ),
 ]
 KINDS = {kind for kind in vars(gates).values() if isinstance(kind, type)} & {*Gate.__subclasses__()}
 
@@ -114,10 +130,28 @@ def test_a_gate_is_judged_by_what_was_measured(judged):
 
 
 def test_every_gate_is_seen_to_pass_and_to_fail():
-    assert len(KINDS) == 7
+    assert len(KINDS) == 9
     assert {(type(gate), passed) for gate, _, _, passed in JUDGED} == {
         (kind, passed) for kind in KINDS for passed in (True, False)
     }
+
+
+def test_a_file_that_does_not_run_has_no_arena():
+    assert not gates.max_arena(FLOAT, 10**9).judge(REPORT).passed
+
+
+@pytest.mark.parametrize("kind", [gates.micro, lambda file: gates.max_arena(file, 9)])
+def test_a_file_of_another_format_is_none_for_a_microcontroller(kind):
+    with pytest.raises(
+        ValueError, match=r"TFLite-Micro runs \.tflite files, and .*\.stablehlo is none"
+    ):
+        kind(StableHLO(STUDENT))
+
+
+def test_only_two_kinds_ask_for_a_run_in_tflite_micro():
+    asking = {type(gate) for gate, *_ in JUDGED if gates.asks_for_micro((gate,), FILE)}
+    assert asking == {gates.micro, gates.max_arena}
+    assert not gates.asks_for_micro((gates.micro(FILE), gates.max_bytes(FLOAT, 9)), FLOAT)
 
 
 def test_what_was_not_measured_does_not_pass():
@@ -133,6 +167,8 @@ def test_what_was_not_measured_does_not_pass():
         gates.min_agreement(FILE, 0),
         gates.all_integer(FILE),
         gates.max_latency_ratio(FILE, FLOAT, 1e9),
+        gates.micro(FILE),
+        gates.max_arena(FILE, 10**9),
     ):
         verdict = gate.judge(nothing)
         assert verdict.measured == "not measured"
@@ -196,6 +232,7 @@ def test_a_drop_of_just_the_limit_passes(lost):
             "TFLite has no operation 'conv2d'. Did you mean 'CONV_2D'",
         ),
         (lambda: gates.only_ops(FILE, ("qqq",)), "no operation 'qqq'. They are written as in"),
+        (lambda: gates.max_arena(FILE, 0), "max_arena: limit is 0, expected 1 or more"),
         (lambda: gates.max_latency_ratio(FILE, FLOAT, -1), "ratio is -1, expected 0 or more"),
         (lambda: gates.max_latency_ratio(FILE, FLOAT, 0), "ratio is 0; no file takes no time"),
         (lambda: gates.max_latency_ratio(FILE, FLOAT, math.inf), "ratio is inf"),
@@ -222,6 +259,9 @@ def test_a_limit_that_cannot_be_is_refused(make, message):
         (lambda: gates.only_ops(FILE, "ADD"), "only_ops: allowed is 'ADD', expected tuple"),
         (lambda: gates.only_ops(FILE, (3,)), "only_ops: an allowed operation is 3, expected its"),
         (lambda: gates.all_integer(INT8), "all_integer: export is Supervised"),
+        (lambda: gates.micro(INT8), "micro: export is Supervised, expected Export"),
+        (lambda: gates.max_arena("small.tflite", 1), "max_arena: export is 'small.tflite'"),
+        (lambda: gates.max_arena(FILE, None), "limit is None, expected a number"),
         (lambda: gates.max_latency_ratio(FILE, INT8, 1), "other is Supervised, expected Export"),
     ],
 )

@@ -15,7 +15,7 @@ from jaxmini.export import artifact as artifacts
 from jaxmini.model import Model, Variables, with_head
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of, transfer
-from jaxmini.run.stage import Contrastive, Distill, Stage, Supervised
+from jaxmini.run.stage import Contrastive, Distill, PostTraining, Stage, Supervised
 from jaxmini.run.workdir import Workdir
 from jaxmini.steps import placement
 
@@ -185,6 +185,30 @@ def test_pretraining_leaves_embeddings(around):
     assert outcome.artifact.labels == ()
     assert outcome.result.accuracy is None
     assert outcome.result.labels_used == 0
+
+
+def test_post_training_applies_its_methods_and_trains_nothing(around, capsys):
+    start = supervised(name="start")
+    fields = {
+        "data": data.unlabelled(DIGITS),
+        "start": start,
+        "quantize": quantize.int8(kernel=quantize.per_channel(bits=3)),
+        "pictures": 60,
+    }
+    plain = PostTraining(name="plain", **fields)
+    methods = (quantize.adaround(steps=20, batch_size=20), quantize.correct_bias())
+    int8 = PostTraining(name="int8", **fields, methods=methods)
+    outcomes = finish(around, start, plain, int8)
+    assert "int8: correct_bias() on 60 pictures" in capsys.readouterr().out
+    variables = {name: outcome.artifact.variables for name, outcome in outcomes.items()}
+    assert equal(variables["plain"]["params"], variables["start"]["params"])
+    assert not equal(variables["int8"]["params"], variables["start"]["params"])
+    assert equal(variables["int8"]["quant"], variables["plain"]["quant"])
+    result = outcomes["int8"].result
+    assert (result.steps, result.labels_used, result.curves) == (0, 0, ())
+    assert result.kind == "quantize + posttraining"
+    assert result.accuracy >= outcomes["plain"].result.accuracy
+    assert finish(around, start, int8)["int8"].result == result
 
 
 def test_a_quantized_stage_is_calibrated_before_its_first_step(around):

@@ -13,6 +13,7 @@ from jaxmini.data import Normalization
 from jaxmini.export import Layout
 from jaxmini.model import with_head
 from jaxmini.run import gates, ready
+from jaxmini.run.formats import Onnx, SavedModel, StableHLO
 from jaxmini.run.stage import Contrastive, Distill, Export, Recipe, Stage, Supervised
 
 DIGITS = data.digits()
@@ -181,3 +182,33 @@ def test_int4_without_narrow_kernels_is_refused():
     export = Export(int8, backend="litert", layout=Layout(int4=True))
     with pytest.raises(ValueError, match="stage 'int8' has no kernel of at most 4 bits"):
         require(teacher, int8, exports=(export,))
+
+
+@pytest.mark.parametrize("kind", [gates.micro, lambda file: gates.max_arena(file, 9)])
+def test_a_gate_that_needs_tflite_micro_is_told_before_anything_is_trained(
+    kind, monkeypatch: pytest.MonkeyPatch
+):
+    stage = supervised()
+    file = Export(stage, "float32", backend="litert")
+    monkeypatch.setitem(sys.modules, "tflite_micro", None)
+    ready.require(Recipe((stage,), (file,)), NORMALIZATION, 1)
+    with pytest.raises(ImportError, match=r"tflite_micro is not installed.*jaxmini\[micro\]"):
+        ready.require(Recipe((stage,), (file,), gates=(kind(file),)), NORMALIZATION, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "extra"),
+    [(Onnx, "onnx", "onnx"), (Onnx, "onnxruntime", "onnx"), (SavedModel, "tensorflow", "jax2tf")],
+)
+def test_the_packages_of_other_formats_are_asked_for(monkeypatch, kind, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    stage = supervised(data=data.unlabelled(DIGITS))
+    with pytest.raises(ImportError, match=rf"{module} is not installed.*jaxmini\[{extra}\]"):
+        require(stage, exports=(kind(stage, "float32"),))
+
+
+def test_a_net_without_a_form_in_onnx_is_refused_before_it_is_trained():
+    stage = supervised(model=Sine())
+    require(stage, exports=(StableHLO(stage), Export(stage, "float32")))
+    with pytest.raises(ValueError, match=r"'sin' in the module Sine"):
+        require(stage, exports=(Onnx(stage, "float32"),))

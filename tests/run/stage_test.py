@@ -10,6 +10,7 @@ from jaxmini import data, models
 from jaxmini.compress import quantize
 from jaxmini.data import Normalization
 from jaxmini.export import Layout
+from jaxmini.run.formats import Onnx
 from jaxmini.run.stage import (
     Contrastive,
     Distill,
@@ -17,7 +18,6 @@ from jaxmini.run.stage import (
     Inputs,
     Recipe,
     Supervised,
-    record_of,
 )
 
 DIGITS = data.digits()
@@ -67,22 +67,16 @@ def test_an_export_is_called_by_stage_variant_and_backend_unless_named():
     assert Export(TEACHER, "float32", name="small").file_name == "small.tflite"
 
 
-def test_a_layout_is_recorded_only_where_it_is_set():
-    usual, other = Export(TEACHER, "float32"), Layout(input="uint8", batch=4)
-    exports = usual, Export(TEACHER, "float32", "litert", layout=other)
-    first, second = record_of(Recipe((PRETRAIN, TEACHER), exports))["exports"].values()
-    assert first == {
-        "stage": {"stage": "teacher"},
-        "variant": "float32",
-        "backend": "jax2tf",
-        "name": None,
-    }
-    assert second["layout"]["fields"] == {"input": "uint8", "batch": 4}
-
-
 def test_a_layout_the_variant_cannot_have_is_refused():
     with pytest.raises(ValueError, match="is float32 or uint8, not 'int8'"):
         Export(TEACHER, "float32", layout=Layout(input="int8"))
+
+
+def test_a_layout_of_another_format_is_refused():
+    with pytest.raises(
+        ValueError, match=r"a layout is that of a \.tflite file, and .*\.onnx is none"
+    ):
+        Onnx(TEACHER, "float32", layout=Layout(batch=4))
 
 
 def test_a_recipe_holds_every_stage_before_its_use_once():

@@ -4,6 +4,7 @@ One evaluator serves observation, training, inference and export. A mode is an o
 ``Hooks``; ``Float`` is the mode without rounding, and others derive from it.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -74,12 +75,19 @@ def evaluate_all(plan: Plan, hooks: Hooks, inputs: Array) -> dict[Value, Array]:
     """Every value between the plan's groups, its input and its output too."""
     values = {plan.program.input: hooks.activation(INPUT, inputs)}
     for group in plan.groups:
-        operands = [
-            hooks.constant(group, position) if plan.is_constant(value) else values[value]
-            for position, value in enumerate(group.inputs)
-        ]
-        values.update(zip(group.outputs, _results(group, operands, hooks), strict=True))
+        values.update(zip(group.outputs, evaluate_group(plan, group, hooks, values), strict=True))
     return values
+
+
+def evaluate_group(
+    plan: Plan, group: Group, hooks: Hooks, values: Mapping[Value, Array]
+) -> list[Array]:
+    """What one group leaves, one array an output; ``values`` are its operands that are not constants."""
+    operands = [
+        hooks.constant(group, position) if plan.is_constant(value) else values[value]
+        for position, value in enumerate(group.inputs)
+    ]
+    return _results(group, operands, hooks)
 
 
 def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:

@@ -98,6 +98,8 @@ class FileResult:
         ops: how many of each operation it holds.
         checks: what was compared, and the finding (``"56,250 compared, 0 differ"``).
         float_ops: how many of each operation read or give floats.
+        micro: what hinders TFLite-Micro from running it, nothing if it does; None if it was not tried.
+        arena_bytes: the least working memory it ran with there.
     """
 
     name: str
@@ -112,6 +114,8 @@ class FileResult:
     ops: dict[str, int] = dataclasses.field(default_factory=dict)
     checks: dict[str, str] = dataclasses.field(default_factory=dict)
     float_ops: dict[str, int] | None = None
+    micro: tuple[str, ...] | None = None
+    arena_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""StableHLO: a JAX function of one fixed input as portable bytes, for a converter in another process.
+"""Lowering: a JAX function as portable StableHLO bytes, for a converter in another process, or a file.
 
 The bytes hold the mathematics and the constants, and nothing that belongs to this machine.
 """

@@ -1,0 +1,119 @@
+"""An .onnx file as a Predict: the file itself is run by ONNX Runtime on the CPU, and timed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxmini.evaluate.accuracy import Predict
+from jaxmini.evaluate.runtime import Latency, check_images, timed
+from jaxmini.export import converter
+from jaxmini.export.onnx import describe_onnx
+from jaxmini.export.signature import INPUT, OUTPUT
+
+
+class _Session:
+    """A file that jaxmini wrote, as it runs."""
+
+    def __init__(self, source: Path | str | bytes, optimized: bool, threads: int) -> None:
+        if threads < 1:
+            raise ValueError(f"onnx: threads is {threads}; it must be at least 1")
+        converter.require("onnxruntime", "onnx")
+        self.description = describe_onnx(source)
+        import onnxruntime
+
+        options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3  # errors, which are raised as well
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
+        )
+        self._native = _started(onnxruntime, source, options)
+        self.batch, *self.image_shape = self.description["input"]["shape"]
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images [N, H, W, C] -> float32 logits [N, C]."""
+        images = check_images(images, tuple(self.image_shape), "onnx")
+        if self.batch in (None, len(images)):
+            return self.run(images)
+        rows = np.resize(np.arange(len(images)), -(-len(images) // self.batch) * self.batch)
+        batches = rows.reshape(-1, self.batch)
+        return np.concatenate([self.run(images[batch]) for batch in batches])[: len(images)]
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """The file's own answer to as many images as it takes at a time."""
+        return self._native.run([OUTPUT], {INPUT: images})[0]
+
+
+def onnx_predict(
+    source: Path | str | bytes, *, optimized: bool = True, threads: int = 1
+) -> Predict:
+    """A file as a Predict: uint8 images [B, H, W, C] -> float32 logits [B, classes].
+
+    Args:
+        source: path or bytes of a file that ``jaxmini.export.onnx`` wrote.
+        optimized: let the runtime change the graph, as it does by default: what stands between Q and DQ
+            nodes then runs in integers. Otherwise every node runs as it stands, in floats.
+        threads: of the runtime.
+
+    Raises:
+        ValueError: not such a file, threads below 1; later, images of another shape.
+        ImportError: onnx or onnxruntime is not installed.
+    """
+    return _Session(source, optimized, threads).logits
+
+
+def onnx_integers(
+    source: Path | str | bytes, *, optimized: bool = True, threads: int = 1
+) -> Predict:
+    """An int8 file's answers in steps of their grid: uint8 images [B, H, W, C] -> int8 [B, classes].
+
+    Raises:
+        ValueError: as ``onnx_predict``, or the file's variant is not int8.
+    """
+    session = _Session(source, optimized, threads)
+    output = session.description["output"]
+    if "scale" not in output:
+        variant = session.description["variant"]
+        raise ValueError(f"onnx_integers: the file's variant is {variant}, not int8")
+    scale, zero_point = np.float32(output["scale"]), output["zero_point"]
+
+    def integers(images: np.ndarray) -> np.ndarray:
+        return (np.round(session.logits(images) / scale) + zero_point).astype(np.int8)
+
+    return integers
+
+
+def onnx_latency(
+    source: Path | str | bytes, *, threads: int = 1, warmup: int = 10, runs: int = 100
+) -> Latency:
+    """How long a file takes for one picture, as the runtime runs it by default.
+
+    Args:
+        source: path or bytes of a file that ``jaxmini.export.onnx`` wrote.
+        threads: of the runtime.
+        warmup: runs before the clock starts.
+        runs: measured runs, at least 1.
+
+    Raises:
+        ValueError: as ``onnx_predict``; ``runs`` below 1, ``warmup`` below 0, or a file of fixed batches
+            of more than one picture.
+    """
+    session = _Session(source, optimized=True, threads=threads)
+    if session.batch not in (None, 1):
+        raise ValueError(
+            f"onnx_latency: the file takes {session.batch} pictures at a time, not one"
+        )
+    shape = (1, *session.image_shape)
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return timed(lambda: session.run(image), warmup, runs)
+
+
+def _started(onnxruntime: Any, source: Path | str | bytes, options: Any) -> Any:
+    errors = onnxruntime.capi.onnxruntime_pybind11_state
+    content = source if isinstance(source, bytes) else str(source)
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except (errors.Fail, errors.InvalidGraph, errors.NotImplemented) as error:
+        where = "the file" if isinstance(source, bytes) else source
+        raise ValueError(f"{where}: ONNX Runtime refuses the file: {error}") from error

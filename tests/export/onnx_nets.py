@@ -1,0 +1,90 @@
+"""Networks whose ONNX files are looked at, with variables as after training."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmini.compress.quantize import calibrate
+from jaxmini.export import Artifact
+from jaxmini.model import from_linen
+from tests.compress.quantize.quantize_nets import (
+    Bottlenecks,
+    Branches,
+    PreActivation,
+    Residual,
+    Shared,
+    disturbed,
+)
+from tests.export.conftest import NORMALIZATION, Block, quantized
+
+# The average of four pixels may be a tie, which QuantizeLinear rounds to even and .tflite kernels away from
+# zero.
+AVERAGING = functools.partial(Block, branches=True)
+
+
+class Shapes(nn.Module):
+    """Whatever moves numbers: transposes, reversals, heads, repetitions, a constant that is joined."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(8, (3, 3), padding=((1, 0), (2, 1)), kernel_dilation=(1, 2))(x)
+        x = nn.relu(nn.Conv(8, (3, 2), strides=(2, 1), feature_group_count=4)(x))
+        x = jnp.swapaxes(x, 1, 2)[:, ::-1, 1:, :]
+        x = jax.lax.pad(x, 0.0, ((0, 0, 0), (1, 2, 0), (0, -1, 0), (0, 0, 0)))
+        x = nn.relu6(nn.Conv(6, (2, 2))(x))
+        x = x.reshape(x.shape[0], -1, 6)
+        token = self.param("token", nn.initializers.normal(1.0), (1, 1, 6))
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, 6)), x], 1)
+        a, b = jnp.split(nn.Dense(8)(x), (3,), -1)
+        x = nn.relu(nn.DenseGeneral((2, 3))(jnp.concatenate([b, a], -1)))
+        x = nn.DenseGeneral(5, axis=(-2, -1))(x).transpose(0, 2, 1)
+        mean = jnp.broadcast_to(x.mean(-1, keepdims=True), x.shape)
+        x = nn.relu(x - mean) * self.param("gain", nn.initializers.normal(1.0), (1, *x.shape[1:]))
+        return nn.Dense(4)(x.reshape(x.shape[0], -1)[:, ::3])
+
+
+SHAPE = (12, 12, 3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), dtype=np.uint8)
+
+
+class Turned(nn.Module):
+    """One tensor read as it is and transposed, channels first and last; channels gated by their means."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Conv(4, (3, 3))(x))
+        y = x.swapaxes(1, 2)
+        z = nn.Conv(4, (3, 3))(y) + nn.Conv(4, (3, 3))(x)
+        gate = nn.relu6(nn.Dense(4)(z.mean((1, 2))))[:, None, None, :]
+        z = z * jnp.broadcast_to(gate, z.shape)
+        rows = [nn.Dense(6)(part.reshape(part.shape[0], -1)) for part in (x, y, z)]
+        return nn.Dense(4)(nn.relu(rows[0] + rows[1] - rows[2]))
+
+
+NETS = [Residual, Bottlenecks, Branches, PreActivation, Shared, Shapes, Turned, Block]
+
+
+def name_of(net: type) -> str:
+    return getattr(net, "__name__", "Averaging")
+
+
+@functools.cache
+def artifact_of(module: nn.Module, *, integer: bool) -> Artifact:
+    """The network with variables as after training, of which nothing is compiled."""
+    model, rng = from_linen(module), np.random.default_rng(0)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        spread = 1 if path[-1].key == "token" else leaf.size**-0.5 * leaf.shape[-1] ** 0.5
+        return rng.normal(0, spread, leaf.shape).astype(np.float32)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    variables = disturbed(jax.tree_util.tree_map_with_path(draw, shapes))
+    logits, _ = jax.eval_shape(model.apply, variables, jnp.zeros((1, *SHAPE)))
+    labels = tuple(map(str, range(logits.shape[1])))
+    if integer:
+        model = quantized(module)
+        variables = calibrate(model, variables, [NORMALIZATION(jnp.asarray(IMAGES))])
+    return Artifact(model, variables, labels, NORMALIZATION, SHAPE, {"made": "by a test"})
