@@ -18,6 +18,10 @@ from jaxmini.state import PyTree
 
 Variables = dict[str, PyTree]
 
+# Two kinds of updates that are not variables: a step adds up the first into its objective and reports the
+# second, both as ``{name: float32 []}``, nested or not.
+PENALTIES, FIGURES = "penalties", "figures"
+
 # How linen modules in the wild call the switch between training and inference, and the value of each
 # while training.
 TRAIN_ARGUMENTS = {
@@ -52,7 +56,8 @@ class Model(NamedTuple):
     """``init(key, inputs) -> variables``, ``apply(variables, inputs, train=, key=) -> (outputs, updates)``.
 
     ``variables`` is linen's dict of collections (``params``, ``batch_stats``, ``quant``); ``updates`` holds
-    the collections that a training call changed, and is empty when ``train`` is false.
+    the collections that a training call changed, and is empty when ``train`` is false. It may hold
+    ``penalties``, terms of the objective that are the model's own, and ``figures`` to report.
     """
 
     init: Init
@@ -172,7 +177,7 @@ def _headed_apply(
     )
     # A collection that only one part changed keeps the other part's values.
     updates = _join(body_updates, head_updates)
-    return outputs, {name: {**variables[name], **tree} for name, tree in updates.items()}
+    return outputs, {name: {**variables.get(name, {}), **tree} for name, tree in updates.items()}
 
 
 def _part(variables: Variables, part: str) -> Variables:

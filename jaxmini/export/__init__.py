@@ -5,7 +5,7 @@ from jaxmini.export.artifact import Artifact, load, predict, save
 from jaxmini.export.constraints import ConstraintError
 from jaxmini.export.converter import ConversionError
 from jaxmini.export.exported import describe_stablehlo, load_stablehlo, stablehlo
-from jaxmini.export.integer import integer_form
+from jaxmini.export.integer import integer_file, integer_form
 from jaxmini.export.layout import Layout
 from jaxmini.export.metadata import describe_file
 from jaxmini.export.micro import Micro, micro
@@ -28,6 +28,7 @@ __all__ = [
     "describe_onnx",
     "describe_saved_model",
     "describe_stablehlo",
+    "integer_file",
     "integer_form",
     "load",
     "load_stablehlo",

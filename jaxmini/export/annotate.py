@@ -22,7 +22,7 @@ from jaxmini.state import Array
 def annotated(
     plan: Plan, frozen: Frozen, *also: Value
 ) -> Callable[[Array], Array | tuple[Array, ...]]:
-    """The function int8 images -> int8 logits that a converter turns into the file.
+    """The function int8 images (or int32 tokens) -> int8 logits that a converter turns into the file.
 
     It is made to be lowered, not to be run: composites have no batching rule, and the body of most is the
     identity.
@@ -69,7 +69,17 @@ def fake_quant(values: Array, grid: Grid) -> Array:
 
 
 def fake_quant_kernel(kernel: Array, scale: np.ndarray) -> Array:
-    """A kernel [..., O] marked as int8 with one scale an output channel, [O]."""
+    """A kernel [..., O] marked as int8 with one scale an output channel, [O].
+
+    A matrix is marked in the file's order, [O, K]: behind the mark of one that two products share,
+    TensorFlow's converter would leave its own transpose in float.
+    """
+    if kernel.ndim == 2:
+        return _fake_quant_channels(kernel.T, scale, 0).T
+    return _fake_quant_channels(kernel, scale, kernel.ndim - 1)
+
+
+def _fake_quant_channels(kernel: Array, scale: np.ndarray, axis: int) -> Array:
     return _composite(
         "quant.fake_quant",
         _identity,
@@ -77,7 +87,7 @@ def fake_quant_kernel(kernel: Array, scale: np.ndarray) -> Array:
         scale=np.asarray(scale, np.float32),
         dtype="i8",
         narrow_range=True,
-        quantization_dimension=kernel.ndim - 1,
+        quantization_dimension=axis,
     )
 
 

@@ -24,6 +24,7 @@ SAME_GRID = frozenset(
         "CONCATENATION",
         "EXPAND_DIMS",
         "GATHER",
+        "GATHER_ND",
         "MAXIMUM",
         "MAX_POOL_2D",
         "MINIMUM",
@@ -31,10 +32,14 @@ SAME_GRID = frozenset(
         "PACK",
         "PAD",
         "PADV2",
+        "REDUCE_MAX",
+        "REDUCE_MIN",
         "RESHAPE",
         "RESIZE_BILINEAR",
         "RESIZE_NEAREST_NEIGHBOR",
         "REVERSE_V2",
+        "SELECT",
+        "SELECT_V2",
         "SLICE",
         "SPACE_TO_BATCH_ND",
         "SPACE_TO_DEPTH",
@@ -59,6 +64,9 @@ FIXED_GRID = {
 FREE_GRID = frozenset({"ADD", "SUB", "MUL", "MEAN", "BATCH_MATMUL", "RELU", "RELU6", "HARD_SWISH"})
 
 ALLOWED = frozenset(CHANNEL_AXIS) | SAME_GRID | frozenset(FIXED_GRID) | FREE_GRID
+
+# Operators that may see integers of 32 bits that are not constants: the numbers of tokens.
+LOOKUPS = frozenset({"GATHER", "GATHER_ND", "RESHAPE"})
 
 REASONS = {
     "SUM": "its int8 reference kernel returns wrong numbers",
@@ -107,25 +115,40 @@ def violations(file: File) -> Iterator[str]:
 
 
 def _ends(file: File, input: str, output: str) -> Iterator[str]:
-    for what, indices, dtype in (("input", file.inputs, input), ("output", file.outputs, output)):
+    # Numbers of tokens may come in: each operator is asked whether it may see them.
+    ins, outs = ("input", file.inputs, (input, "int32")), ("output", file.outputs, (output,))
+    for what, indices, allowed in (ins, outs):
         for index in indices:
-            if (found := file.tensors[index].dtype) != dtype:
-                yield f"its {what} is {found}, not {dtype}"
+            if (found := file.tensors[index].dtype.name) not in allowed:
+                yield f"its {what} is {found}, not {allowed[0]}"
 
 
 def _types(file: File, op: Op) -> Iterator[str]:
-    """Everything computed is int8; constants may be int32 (bias, axes, shapes)."""
+    """Everything computed is int8, but for token numbers on their way to a lookup.
+
+    Constants may be int32 (bias, axes, shapes) or bool (masks).
+    """
+    tokens = _tokens(file) if op.name in LOOKUPS else set()
     for index in (*op.inputs, *op.outputs):
-        if index < 0:
+        if index < 0 or index in tokens:
             continue
         tensor = file.tensors[index]
-        allowed = (np.int8,) if tensor.data is None else (np.int8, np.int32)
+        allowed = (np.int8,) if tensor.data is None else (np.int8, np.int32, np.bool_)
         if tensor.dtype not in allowed:
             yield f"tensor {tensor.name!r} is {tensor.dtype}"
         if tensor.dtype == np.int8 and not tensor.is_quantized:
             yield f"tensor {tensor.name!r} is int8 without a scale"
         if not (np.isfinite(tensor.scale).all() and (tensor.scale > 0).all()):
             yield f"tensor {tensor.name!r} has scales that are not positive numbers"
+
+
+def _tokens(file: File) -> set[int]:
+    """The file's inputs of 32 bits, and what only shapes them."""
+    tokens = {index for index in file.inputs if file.tensors[index].dtype == np.int32}
+    for op in file.ops:
+        if op.name == "RESHAPE" and op.inputs[0] in tokens:
+            tokens.update(op.outputs)
+    return tokens
 
 
 def _kernel(file: File, op: Op) -> Iterator[str]:

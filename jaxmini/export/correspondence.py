@@ -4,7 +4,7 @@ Plan and file are walked side by side, along the data. No name is compared, so i
 converter wrote the file, nor in what order it put branches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,9 @@ OPERATORS: Mapping[type[Group], frozenset[str]] = {
     Rectifier: frozenset({"RELU", "RELU6"}),
 }
 COMPUTING = frozenset().union(*OPERATORS.values())
+
+# Operators that name what they take where a mask is true before what they take where it is not.
+CHOICES = frozenset({"SELECT", "SELECT_V2"})
 
 # Where numbers were computed: everything that only moves them leads back there. A concatenation has many.
 Roots = tuple[int, ...]
@@ -74,7 +77,7 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
         sources = [roots[value] for value in group.inputs if not plan.is_constant(value)]
         op = None if isinstance(group, Move) else walk.take(group, sources, frozen)
         if op is None and _only_moves(group):
-            left = tuple(root for source in sources for root in source)
+            left = _joined(sources)
         else:
             pairs.append((group, op))
             left = () if op is None else (op.outputs[0],)
@@ -93,6 +96,11 @@ def kernel_of(file: File, op: Op) -> np.ndarray:
 def _only_moves(group: Group) -> bool:
     """Whether a group computes nothing: a converter may write the mean of one number as a reshape."""
     return isinstance(group, Move) or (isinstance(group, Mean) and group.count == 1)
+
+
+def _joined(sources: Iterable[Roots]) -> Roots:
+    """Each root once, in order: a converter may cut and join anew what borders repeat."""
+    return tuple(dict.fromkeys(root for source in sources for root in source))
 
 
 class _Walk:
@@ -139,4 +147,6 @@ class _Walk:
         if producer is None or producer.name in COMPUTING:
             return (tensor,)
         moved = [i for i in producer.inputs if i >= 0 and self.file.tensors[i].data is None]
-        return tuple(root for index in moved for root in self.roots(index))
+        if producer.name in CHOICES:
+            moved.reverse()
+        return _joined(self.roots(index) for index in moved)

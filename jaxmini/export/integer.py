@@ -1,4 +1,4 @@
-"""Integer: the file of a quantized artifact, every number of it compared with the trained one."""
+"""Integer: the file of a quantized network, every number of it compared with the trained one."""
 
 import jax
 import numpy as np
@@ -21,7 +21,8 @@ from jaxmini.export import (
 )
 from jaxmini.export.annotate import annotated
 from jaxmini.export.artifact import Artifact
-from jaxmini.export.layout import Layout
+from jaxmini.export.converter import Backend, require_backend
+from jaxmini.export.layout import USUAL, Layout
 from jaxmini.export.signature import EMBEDDING, OUTPUT
 
 
@@ -47,22 +48,32 @@ def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
 
 
 def integer_file(
-    artifact: Artifact, backend: str, layout: Layout
-) -> tuple[bytes, parity.Parity, dict[str, str]]:
-    """The bytes of the file, how many of its numbers were compared, and how each kernel is stored.
+    plan: Plan, frozen: Frozen, backend: Backend, layout: Layout = USUAL
+) -> tuple[bytes, parity.Parity]:
+    """A quantized network as the bytes of a checked int8 file, and how many numbers were compared.
+
+    For models that are no ``Artifact`` too, those that read token numbers or return pictures. The file has
+    the signature of every file, and no metadata.
 
     Args:
-        artifact: of a quantized model.
-        backend: ``jax2tf`` or ``litert``.
-        layout: of the variant ``int8``, nothing left open.
+        plan: for the layout's batch.
+        frozen: the integers and grids the file must hold.
+        backend: the converter, jax2tf or litert.
+        layout: its types at the ends are those of files of pictures; metadata is not written here.
 
     Raises:
-        ValueError: as ``integer_form``; or the network has no such head, or no kernel for int4.
-        ImportError, ConversionError, ConstraintError, ParityError: as ``tflite``.
+        ValueError: an unknown back end, a plan for another batch, a network without such a head or without
+            a kernel for int4, or other types for tokens.
+        ImportError: the back end is not installed; names the extra that brings it.
+        ConversionError: the converter failed.
+        ConstraintError, ParityError: the converter wrote a file that is not the frozen network.
     """
-    plan, frozen = integer_form(artifact, layout.batch)
+    require_backend(backend)
+    layout = layout.of("int8")
+    _require_fitting(plan, layout)
     part = None if layout.embedding is None else features.before(plan, layout.embedding)
-    content = repair.integer_means(_converted(artifact, backend, plan, frozen, part))
+    content = repair.integer_means(_converted(plan, frozen, backend, part))
+    content = repair.narrow_paddings(content)
     if layout.int4:
         content = int4.packed(content, plan, frozen)
     if part is not None:
@@ -71,19 +82,29 @@ def integer_file(
     checked = _check(flatbuffer.read(content), plan, frozen, layout)
     if part is not None:
         _check(flatbuffer.read(content, EMBEDDING), part, frozen, layout)
-    return content, checked, int4.storage(edges.core(flatbuffer.read(content)), plan, frozen)
+    return content, checked
 
 
-def _converted(
-    artifact: Artifact, backend: str, plan: Plan, frozen: Frozen, part: Plan | None
-) -> bytes:
+def _require_fitting(plan: Plan, layout: Layout) -> None:
+    batch = plan.program.shape(plan.program.input)[0]
+    if batch != layout.batch:
+        raise ValueError(
+            f"Layout: batch is {layout.batch}, and the plan is for {batch}: make it for as many"
+        )
+    if plan.reads_tokens and layout.input != "int8":
+        raise ValueError(
+            f"Layout: input is {layout.input!r}, a type of pictures, and the network reads tokens: leave "
+            "it out"
+        )
+
+
+def _converted(plan: Plan, frozen: Frozen, backend: Backend, part: Plan | None) -> bytes:
     also = () if part is None else (part.output,)
     function = annotated(plan, frozen, *also)
-    image = jax.ShapeDtypeStruct(plan.program.shape(plan.program.input), np.dtype(np.int8))
-    outputs = (OUTPUT, *([EMBEDDING] if also else []))
-    if backend == "jax2tf":
-        return jax2tf.convert_annotated(function, image, outputs)
-    return litert.convert(function, image, outputs)
+    dtype = np.dtype(np.int32 if plan.reads_tokens else np.int8)
+    inputs = jax.ShapeDtypeStruct(plan.program.shape(plan.program.input), dtype)
+    convert = jax2tf.convert_annotated if backend == "jax2tf" else litert.convert
+    return convert(function, inputs, (OUTPUT, *([EMBEDDING] if also else [])))
 
 
 def _check(file: flatbuffer.File, plan: Plan, frozen: Frozen, layout: Layout) -> parity.Parity:

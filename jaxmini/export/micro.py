@@ -13,8 +13,9 @@ from jaxmini.export import arena as memory
 from jaxmini.export import c_source, edges, flatbuffer, metadata, micro_operators
 from jaxmini.export.arena import Arena, MicroError
 from jaxmini.export.artifact import Artifact
+from jaxmini.export.converter import Backend
 from jaxmini.export.flatbuffer import File, Tensor
-from jaxmini.export.tflite import Backend, tflite
+from jaxmini.export.tflite import tflite
 
 # Words of C++, and headers of C that a file of the name would hide.
 _TAKEN = """

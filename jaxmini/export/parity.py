@@ -77,9 +77,10 @@ def differing(
         ValueError: not a .tflite file.
     """
     file = source if isinstance(source, File) else read(source)
-    comparison, pixels = _Comparison(edges.core(file), plan, frozen), frozen.grids[INPUT]
-    found = [*edges.differences(file, *_pair(pixels)), *comparison.differences()]
-    return Parity(**comparison.compared), tuple(found)
+    comparison = _Comparison(edges.core(file), plan, frozen)
+    ends = () if plan.reads_tokens else edges.differences(file, *_pair(frozen.grids[INPUT]))
+    found = (*ends, *comparison.differences())
+    return Parity(**comparison.compared), found
 
 
 class _Comparison:
@@ -91,7 +92,8 @@ class _Comparison:
 
     def differences(self) -> Iterator[str]:
         found = correspond(self.file, self.plan, self.frozen)
-        yield from self.grids("input", self.file.inputs, ["input"])
+        if not self.plan.reads_tokens:
+            yield from self.grids("input", self.file.inputs, [INPUT])
         yield from self.grids("output", self.file.outputs, [self.plan.output_site])
         for group, op in found.pairs:
             if op is None:

@@ -1,4 +1,4 @@
-"""Edits of a written file that no converter does: the integer mean, and what is no longer used removed."""
+"""Edits of a written file that no converter does: the integer mean, widths of borders, what is not used."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from jaxmini.export import flatbuffer
 
 MEAN_VERSION = 2  # the first that has int8 kernels
-INT8 = 9  # TensorType of the schema
+INT32, INT64, INT8 = 2, 4, 9  # TensorType of the schema
 
 
 class _Mean(NamedTuple):
@@ -47,6 +47,28 @@ def integer_means(content: bytes) -> bytes:
     _remove_unused_tensors(model)
     _remove_unused_codes(model)
     return flatbuffer.dump(model)
+
+
+def narrow_paddings(content: bytes) -> bytes:
+    """The file with the widths of every PADV2 as int32, which all kernels read.
+
+    TensorFlow's converter writes them as int64 where the border is not 0.
+
+    Args:
+        content: the bytes of a .tflite file.
+    """
+    model = flatbuffer.load(content)
+    tensors = model.subgraphs[0].tensors
+    pads = [op for op in model.subgraphs[0].operators if _is(model, op, "PADV2")]
+    wide = [op for op in pads if tensors[op.inputs[1]].type == INT64]
+    for op in wide:
+        widths = tensors[op.inputs[1]]
+        if widths.type == INT64:  # several may read one tensor
+            numbers = flatbuffer.constant(model, widths).astype(np.int32)
+            model.buffers.append(flatbuffer.schema_module().BufferT())
+            model.buffers[-1].data = np.frombuffer(numbers.tobytes(), np.uint8)
+            widths.type, widths.buffer = INT32, len(model.buffers) - 1
+    return flatbuffer.dump(model) if wide else content
 
 
 def _find_mean(model: Any, last: Any) -> _Mean | None:

@@ -5,19 +5,20 @@ against the frozen network before it is written.
 """
 
 import dataclasses
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxmini.compress.quantize.transform import is_quantized
 from jaxmini.export import (
+    edges,
     features,
     flatbuffer,
+    int4,
     jax2tf,
     litert,
     metadata,
@@ -29,11 +30,10 @@ from jaxmini.export import (
 )
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact, pixel_function
-from jaxmini.export.integer import integer_file
+from jaxmini.export.converter import Backend, require_backend, require_known
+from jaxmini.export.integer import integer_file, integer_form
 from jaxmini.export.layout import INPUTS, USUAL, Layout, Variant
 from jaxmini.record import Json
-
-Backend = Literal["jax2tf", "litert"]
 
 ImageFunction = Callable[[jax.Array], Any]
 
@@ -95,16 +95,19 @@ def tflite(
         ConversionError: the converter failed.
         ConstraintError, ParityError: the converter wrote an int8 file that is not the trained network.
     """
-    _known("variant", variant, tuple(INPUTS))
-    _known("backend", backend, ("jax2tf", "litert"))
-    layout, stored = layout.of(variant), {}
+    require_known("variant", variant, tuple(INPUTS))
+    require_backend(backend)
+    layout, kernels = layout.of(variant), {}
     if variant == "int8":
-        content, checked, stored = integer_file(artifact, backend, layout)
+        plan, frozen = integer_form(artifact, layout.batch)
+        content, checked = integer_file(plan, frozen, backend, layout)
+        if layout.int4:
+            kernels = int4.storage(edges.core(flatbuffer.read(content)), plan, frozen)
     else:
         content, checked = _float_file(artifact, variant, backend, layout), None
     described = _description(artifact, content, variant, backend)
-    if layout.int4:
-        described["kernels"] = stored
+    if kernels:
+        described["kernels"] = kernels
     content = metadata.write(content, described)
     if layout.task_metadata:
         content = task_metadata.add(content, artifact.labels, artifact.normalization)
@@ -185,10 +188,3 @@ def _tensor(name: str, tensor: flatbuffer.Tensor) -> dict[str, Json]:
     if tensor.is_quantized:
         described |= {"scale": float(tensor.scale[0]), "zero_point": int(tensor.zero_point[0])}
     return described
-
-
-def _known(what: str, name: Any, known: tuple[str, ...]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"tflite: unknown {what} {name!r}; there are {', '.join(known)}{hint}")

@@ -193,12 +193,12 @@ def _calibration_batches(
 def transfer(fresh: Variables, trained: Variables, stage: Stage) -> Variables:
     """The variables a stage starts with: all of its start's, or the body's if the heads differ.
 
-    Only shapes and dtypes are read. Ranges that a quantized start has stay behind.
+    Only shapes and dtypes are read. What quantization keeps in a start stays behind.
 
     Raises:
         ValueError: neither the whole nor the body has the same structure and shapes.
     """
-    trained = {name: tree for name, tree in trained.items() if name in fresh}
+    trained = {name: tree for name, tree in quantize.floats_of(trained).items() if name in fresh}
     if _shapes(fresh) == _shapes(trained):
         return trained
     ours, theirs = body_of(fresh), body_of(trained)

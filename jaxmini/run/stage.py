@@ -156,7 +156,11 @@ class Supervised(Stage):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distill(Stage):
-    """Training a student towards a frozen teacher that sees the same view."""
+    """Training a student towards a frozen teacher that sees the same view.
+
+    With ``start`` the teacher itself and ``quantize`` a scheme, a net learns its integers from its own
+    float weights, without labels.
+    """
 
     teacher: Stage
     loss: Loss = kl_loss()

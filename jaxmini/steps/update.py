@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmini import axis
-from jaxmini.model import Model, Variables
+from jaxmini.model import FIGURES, PENALTIES, Model, Variables
 from jaxmini.state import Array, Batch, Metrics, PyTree, State
 
 Step: TypeAlias = Callable[[State, PyTree, Batch], tuple[State, Metrics]]
@@ -61,6 +61,8 @@ def update(
 ) -> tuple[State, Metrics]:
     """One optimizer update of ``objective(params) -> (loss, (changed collections, metrics))``.
 
+    Penalties among the changed collections are added to the loss, figures to the metrics.
+
     The mean over the devices is taken of the loss inside the differentiated function and of the gradients
     after: the one form that gives the whole batch's gradient under jit, pmap and both modes of shard_map.
 
@@ -69,8 +71,9 @@ def update(
     """
 
     def loss_fn(params: PyTree) -> tuple[Array, tuple[Variables, Metrics]]:
-        loss, aux = objective(params)
-        return axis.mean(loss), aux
+        loss, (changed, metrics) = objective(params)
+        changed, penalty, told = _told(changed)
+        return axis.mean(loss + penalty), (changed, {**told, **metrics})
 
     (loss, (changed, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads = axis.mean(grads)
@@ -82,3 +85,12 @@ def update(
         opt_state=opt_state,
     )
     return state, {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+
+
+def _told(changed: Variables) -> tuple[Variables, Array, Metrics]:
+    """The collections to keep, the sum of the model's own penalties, and what it reports by name."""
+    kept = {name: tree for name, tree in changed.items() if name not in (PENALTIES, FIGURES)}
+    told = changed.get(PENALTIES, {}), changed.get(FIGURES, {})
+    penalty = sum(jax.tree.leaves(told[0]), jnp.float32(0))
+    named = jax.tree_util.tree_leaves_with_path(told)
+    return kept, penalty, {"/".join(str(k.key) for k in path[1:]): leaf for path, leaf in named}

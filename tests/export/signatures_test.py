@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxmini.compress.quantize import simulate
-from jaxmini.evaluate.interpreter import Interpreter
+from jaxmini.evaluate.interpreter import LITERT, Interpreter
 from jaxmini.evaluate.parity import file_parity
 from jaxmini.evaluate.runtime import Kernels, tflite_integers, tflite_predict
 from jaxmini.export import (
@@ -52,7 +52,7 @@ def test_both_signatures_equal_the_simulation_bit_for_bit_on_xnnpack(
     assert len(np.unique(answers)) > 20
 
 
-@pytest.mark.parametrize("kernels", list(Kernels))
+@pytest.mark.parametrize("kernels", LITERT)
 def test_int4_kernels_are_one_step_from_the_simulation_on_all_kernels(
     kernels: Kernels, everything: Path, narrow_artifact: Artifact, images: np.ndarray
 ):

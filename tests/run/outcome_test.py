@@ -1,5 +1,6 @@
 """Outcome: what a stage starts from, what it leaves behind, and that it is made once."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from jaxmini.compress import quantize
 from jaxmini.export import artifact as artifacts
 from jaxmini.model import Model, Variables, with_head
 from jaxmini.run.log import Log
+from jaxmini.run.loop import Preempted
 from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of, transfer
 from jaxmini.run.stage import Contrastive, Distill, PostTraining, Stage, Supervised
 from jaxmini.run.workdir import Workdir
@@ -83,6 +85,14 @@ def test_ranges_of_a_quantized_start_stay_behind():
     fresh, trained = initial(net(), 0), initial(net(), 1)
     stage = supervised(start=supervised(name="start"))
     assert equal(transfer(fresh, trained | {"quant": {"range": np.ones(2)}}, stage), trained)
+
+
+def test_what_a_quantized_start_has_learned_stays_behind():
+    fresh, trained = initial(net(), 0), initial(net(), 1)
+    stage = supervised(start=supervised(name="start"))
+    learned = {**trained["params"], "quant": {"kernels": {"net": np.ones(2)}}}
+    kept = {"params": learned, "quant_kernels": {"net": np.ones(2)}}
+    assert equal(transfer(fresh, trained | kept, stage), trained)
 
 
 @pytest.mark.parametrize("start", [net(features=5), Flat(10)], ids=["another body", "no head"])
@@ -230,3 +240,46 @@ def test_a_quantized_stage_is_calibrated_before_its_first_step(around):
         np.testing.assert_allclose(seen, wanted, rtol=1e-6)
     answers = [logits_of(outcome, train.image[:500]).argmax(-1) for outcome in outcomes.values()]
     assert np.mean(answers[0] == answers[1]) > 0.95
+
+
+# Everything that training in integers can learn, count and remember.
+LEARNED = quantize.int8(
+    activation=quantize.lsq(),
+    kernel=quantize.lsq_per_channel(bits=4),
+    schedule=quantize.phases(start=3, freeze=18),
+    oscillation=quantize.freezing(momentum=0.2, threshold=0.15),
+)
+
+
+def test_a_net_learns_its_integers_from_its_own_float_self_and_may_be_stopped(around, tmp_path):
+    """Self-distillation: teacher and start are one float stage. Stopped and continued, it ends the same."""
+    start = supervised(name="start", epochs=2)
+    common = {"data": DIGITS, "teacher": start, "start": start, "batch_size": 64}
+    tuned = Distill(name="int4", quantize=LEARNED, optimizer=steps.sgd(0.02, clip=1.0), **common)
+    outcomes = finish(around, start, tuned)
+    whole = outcomes["int4"].artifact.variables
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(whole["params"]["quant"]))
+    assert int(whole["quant_schedule"]["step"]) == 26
+    agreed = [logits_of(o, DIGITS.load().test.image).argmax(-1) for o in outcomes.values()]
+    assert np.mean(agreed[0] == agreed[1]) > 0.75  # four bits, six features
+
+    asked = iter(range(1000))
+    other = Workdir.open(tmp_path / "other", {})
+    stopping = dataclasses.replace(
+        around, workdir=other, log=Log(other.path), told_to_stop=lambda: next(asked) == 12
+    )
+    with pytest.raises(Preempted, match="saved step 13"):
+        complete(tuned, {"start": outcomes["start"]}, stopping)
+    resumed = complete(
+        tuned,
+        {"start": outcomes["start"]},
+        dataclasses.replace(stopping, told_to_stop=lambda: False),
+    )
+    other.close()
+    assert equal(resumed.artifact.variables, whole)
+
+    after = supervised(
+        name="after", model=None, start=tuned, optimizer=steps.sgd(1e-30, weight_decay=0.0)
+    )
+    floats = complete(after, outcomes, around).artifact.variables
+    assert equal(floats, quantize.floats_of(whole))

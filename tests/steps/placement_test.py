@@ -16,7 +16,15 @@ BATCH, UPDATES = 16, 3
 # gradient is off by a factor.
 TOLERANCE = 1e-4
 NORMALIZATION = data.Normalization(0.5, 0.25)
-KINDS = ("contrastive", "distillation", "quantized")
+KINDS = ("contrastive", "distillation", "quantized", "learned")
+# Scales that gradients move, a schedule and oscillations, all at once.
+LEARNED = quantize.int8(
+    activation=quantize.lsq_plus(),
+    kernel=quantize.lsq_per_channel(bits=4),
+    rules=(quantize.rule("*stem*", activation=quantize.pact(l2=0.01)),),
+    schedule=quantize.phases(start=1, freeze=2),
+    oscillation=quantize.dampening(strength=0.01),
+)
 
 
 def batches() -> list[dict[str, np.ndarray]]:
@@ -46,8 +54,9 @@ def case(kind: str):
     student, teacher = from_linen(net(10)), from_linen(net(10, blocks=2))
     variables, frozen = student.init(key, images), teacher.init(jax.random.key(1), images)
     loss = 0.9 * losses.kl(temperature=2.0) + 0.1 * losses.cross_entropy()
-    if kind == "quantized":
-        student = quantize.quantize(student)
+    if kind in ("quantized", "learned"):
+        scheme = quantize.int8() if kind == "quantized" else LEARNED
+        student = quantize.quantize(student, scheme)
         variables = quantize.calibrate(student, variables, [images])
     return (
         steps.distill(student, teacher, loss, optimizer, inputs=inputs),
@@ -67,7 +76,7 @@ def after_updates(kind: str, name: str, devices: int) -> dict[str, np.ndarray]:
     assert np.isfinite(metrics["loss"])
     assert int(state.step) == UPDATES
     leaves, _ = jax.tree_util.tree_flatten_with_path((state.params, state.collections))
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): np.asarray(leaf, np.float64) for path, leaf in leaves}
 
 
 @functools.cache

@@ -8,9 +8,13 @@ from jaxmini.compress.quantize.estimators import entropy, min_max, moving_averag
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, FrozenKernel, freeze
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.kernels import per_channel, per_tensor
+from jaxmini.compress.quantize.learned import learned_min_max, lsq, lsq_plus, observed, pact, tqt
+from jaxmini.compress.quantize.learned_kernels import lsq_per_channel, lsq_per_tensor
+from jaxmini.compress.quantize.oscillation import dampening, freezing, monitoring
 from jaxmini.compress.quantize.pictures import Method
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.proposal import bytes_of, propose
+from jaxmini.compress.quantize.schedule import cosine, phases
 from jaxmini.compress.quantize.sensitivity import (
     KernelSensitivity,
     Sensitivity,
@@ -19,6 +23,7 @@ from jaxmini.compress.quantize.sensitivity import (
     sensitivity_of,
 )
 from jaxmini.compress.quantize.simulation import simulate
+from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.compress.quantize.transform import calibrate, int8, make_plan, quantize
 
 __all__ = [
@@ -35,25 +40,39 @@ __all__ = [
     "bytes_of",
     "calibrate",
     "correct_bias",
+    "cosine",
+    "dampening",
     "entropy",
     "equalizable",
     "equalize",
+    "floats_of",
     "freeze",
+    "freezing",
     "int8",
     "kl",
+    "learned_min_max",
+    "lsq",
+    "lsq_per_channel",
+    "lsq_per_tensor",
+    "lsq_plus",
     "make_plan",
     "min_max",
+    "monitoring",
     "moving_average",
     "mse",
     "noise_to_signal",
+    "observed",
+    "pact",
     "per_channel",
     "per_tensor",
     "percentile",
+    "phases",
     "propose",
     "quantize",
     "rule",
     "sensitivity_of",
     "simulate",
+    "tqt",
     "without_bias",
     "without_kernel",
 ]

@@ -1,13 +1,15 @@
-"""Assignment: which estimator each grid gets and how each kernel is rounded, by rules on module paths."""
+"""Assignment: how each grid is made and moved, and how each kernel is rounded, by rules on module paths."""
 
 import dataclasses
 import difflib
 import functools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from jaxmini.compress.quantize.estimators import Estimator
 from jaxmini.compress.quantize.kernels import Kernel
+from jaxmini.compress.quantize.learned import Activation, observed
 from jaxmini.compress.quantize.plan import INPUT, Plan
 
 
@@ -23,18 +25,30 @@ class rule:
         pattern: a glob, case-sensitive.
         estimator: of the range of what the group leaves; None leaves the scheme's.
         kernel: how the group's kernel is rounded; None leaves the scheme's.
+        activation: how training moves the grid of what the group leaves; None leaves the scheme's.
     """
 
     pattern: str
     estimator: Estimator | None = None
     kernel: Kernel | None = None
+    activation: Activation | None = None
 
     def __post_init__(self) -> None:
-        if self.estimator is None and self.kernel is None:
+        if self.estimator is None and self.kernel is None and self.activation is None:
             raise ValueError(
-                f"rule({self.pattern!r}) sets nothing: give it an estimator or a kernel"
+                f"rule({self.pattern!r}) sets nothing: give it an estimator, a kernel or an activation"
             )
-        check(self.estimator or Estimator(), self.kernel or Kernel(), f"rule({self.pattern!r})")
+        check(
+            self.estimator or Estimator(),
+            self.kernel or Kernel(),
+            f"rule({self.pattern!r})",
+            self.activation,
+        )
+
+    def __repr__(self) -> str:
+        """Its fields; the last only where it is set, as rules were printed before there was one."""
+        shown = ["pattern", "estimator", "kernel"] + ["activation"] * (self.activation is not None)
+        return f"rule({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def matches(self, name: str) -> bool:
         """Whether the pattern matches the name of a group, or ``input``."""
@@ -48,6 +62,7 @@ class Choices:
     estimator: Estimator
     kernel: Kernel
     rules: tuple[rule, ...] = ()
+    activation: Activation = observed()
 
     def kernel_of(self, name: str) -> Kernel:
         """How the kernel of a group is rounded."""
@@ -56,6 +71,10 @@ class Choices:
     def estimator_of(self, name: str) -> Estimator:
         """What the range of a group, or of the input, is made with."""
         return getattr(self._first(name), "estimator", None) or self.estimator
+
+    def activation_of(self, name: str) -> Activation:
+        """How training moves the grid of a group, or of the input."""
+        return getattr(self._first(name), "activation", None) or self.activation
 
     def _first(self, name: str) -> rule | None:
         """The first rule that matches: it alone decides."""
@@ -74,9 +93,15 @@ def near(pattern: str, names: list[str]) -> str:
     return f"near it: {', '.join(close)}" if close else f"there are: {', '.join(names)}"
 
 
-def check(estimator: Estimator, kernel: Kernel, where: str) -> None:
+def check(
+    estimator: Estimator, kernel: Kernel, where: str, activation: Activation | None = None
+) -> None:
     """Raise TypeError if a value is not of its kind."""
-    for value, kind, example in ((estimator, Estimator, "mse()"), (kernel, Kernel, "per_tensor()")):
+    for value, kind, example in (
+        (estimator, Estimator, "mse()"),
+        (kernel, Kernel, "per_tensor()"),
+        (activation or Activation(), Activation, "lsq()"),
+    ):
         if not isinstance(value, kind):
             name = kind.__name__.lower()
             raise TypeError(f"{where}: {name} is {value!r}, expected one as {example}")
@@ -93,21 +118,38 @@ def assign(plan: Plan, choices: Choices) -> Plan:
         _check_used(one, choices.rules[:position], plan)
     return dataclasses.replace(
         plan,
-        estimators={site: _shared_estimator(site, plan, choices) for site in plan.observed},
+        estimators={site: _shared(site, plan, choices, "estimator") for site in plan.observed},
         kernels={group.name: choices.kernel_of(group.name) for group in plan.weighted},
+        activations={site: _activation(site, plan, choices) for site in plan.observed},
     )
 
 
-def _shared_estimator(site: str, plan: Plan, choices: Choices) -> Estimator:
-    """What a site's range is made with, for all groups that share it."""
-    sharing = {name: choices.estimator_of(name) for name in _sharing(site, plan)}
+def _shared(
+    site: str, plan: Plan, choices: Choices, field: Literal["estimator", "activation"]
+) -> Estimator | Activation:
+    """What a site gets, for all groups that share it."""
+    of = choices.estimator_of if field == "estimator" else choices.activation_of
+    sharing = {name: of(name) for name in _sharing(site, plan)}
     if len(set(sharing.values())) > 1:
-        given = ", ".join(f"{name} {estimator}" for name, estimator in sharing.items())
+        given = ", ".join(f"{name} {choice}" for name, choice in sharing.items())
         raise ValueError(
-            f"int8: these share one grid, and rules give them several estimators: {given}: write "
+            f"int8: these share one grid, and rules give them several {field}s: {given}: write "
             "one rule that matches them all"
         )
     return sharing[site]
+
+
+def _activation(site: str, plan: Plan, choices: Choices) -> Activation:
+    """How training moves a site's grid; what a scheme says of rectified sites is not of the others."""
+    choice = _shared(site, plan, choices, "activation")
+    if not choice.rectified or plan.is_rectified(site):
+        return choice
+    if choice == choices.activation:
+        return observed()
+    raise ValueError(
+        f"int8: a rule gives {site!r} {choice}, which is of what a rectifier leaves, and nothing "
+        "rectifies all of it: give it lsq() or lsq_plus()"
+    )
 
 
 def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
@@ -126,6 +168,7 @@ def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
     for field, what, able in (
         ("kernel", "kernel", kernels),
         ("estimator", "range of its own", ranges),
+        ("activation", "range of its own", ranges),
     ):
         if getattr(one, field) is not None and not set(won) & set(able):
             raise ValueError(

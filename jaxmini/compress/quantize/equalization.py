@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from jaxmini.compress.quantize.evaluate import Float
-from jaxmini.compress.quantize.leaves import Leaves, UnreachableError, floats_of, replaced
+from jaxmini.compress.quantize.leaves import Leaves, UnreachableError, replaced
 from jaxmini.compress.quantize.pictures import checked_batches
 from jaxmini.compress.quantize.plan import AveragePool, Group, Mean, Move, Plan, Rectifier, Weighted
+from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.compress.quantize.transform import calibrate, make_plan
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array

@@ -10,6 +10,7 @@ from typing import Protocol
 import jax.numpy as jnp
 
 from jaxmini.compress.quantize.fold import fold
+from jaxmini.compress.quantize.lookup import Lookup
 from jaxmini.compress.quantize.plan import (
     INPUT,
     AveragePool,
@@ -41,6 +42,9 @@ class Hooks(Protocol):
     def constant(self, group: Group, position: int) -> Array:
         """The operand at ``position`` of ``group.inputs``, which does not depend on the input."""
 
+    def table(self, group: Lookup) -> Array:
+        """The table of a lookup, put on ``group.site``."""
+
     def average(self, group: AveragePool, values: Array) -> Array:
         """The averages as they leave a pool: they stay on the grid of ``group.site``."""
 
@@ -62,18 +66,21 @@ class Float:
     def constant(self, group: Group, position: int) -> Array:
         return jnp.asarray(read(self.values, group.inputs[position]))
 
+    def table(self, group: Lookup) -> Array:
+        return self.activation(group.site, jnp.asarray(read(self.values, group.inputs[0])))
+
     def average(self, group: AveragePool, values: Array) -> Array:
         return values
 
 
 def evaluate(plan: Plan, hooks: Hooks, inputs: Array) -> Array:
-    """The plan's output for ``inputs``, float32 of the shape the plan was made for."""
+    """The plan's output for ``inputs``, of the shape and dtype the plan was made for; float32."""
     return evaluate_all(plan, hooks, inputs)[plan.output]
 
 
 def evaluate_all(plan: Plan, hooks: Hooks, inputs: Array) -> dict[Value, Array]:
     """Every value between the plan's groups, its input and its output too."""
-    values = {plan.program.input: hooks.activation(INPUT, inputs)}
+    values = {plan.program.input: inputs if plan.reads_tokens else hooks.activation(INPUT, inputs)}
     for group in plan.groups:
         values.update(zip(group.outputs, evaluate_group(plan, group, hooks, values), strict=True))
     return values
@@ -84,10 +91,14 @@ def evaluate_group(
 ) -> list[Array]:
     """What one group leaves, one array an output; ``values`` are its operands that are not constants."""
     operands = [
-        hooks.constant(group, position) if plan.is_constant(value) else values[value]
+        _constant(hooks, group, position) if plan.is_constant(value) else values[value]
         for position, value in enumerate(group.inputs)
     ]
     return _results(group, operands, hooks)
+
+
+def _constant(hooks: Hooks, group: Group, position: int) -> Array:
+    return hooks.table(group) if isinstance(group, Lookup) else hooks.constant(group, position)
 
 
 def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:

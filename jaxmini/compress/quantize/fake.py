@@ -1,11 +1,12 @@
 """Fake quantization: the float model with every rounding of the integer one, and gradients through them."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax.numpy as jnp
 
 from jaxmini.compress.quantize.evaluate import Float
-from jaxmini.compress.quantize.extremes import extremes, union
+from jaxmini.compress.quantize.extremes import Range, extremes, union
 from jaxmini.compress.quantize.grid import (
     Grid,
     covering,
@@ -16,6 +17,7 @@ from jaxmini.compress.quantize.grid import (
 )
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
 from jaxmini.compress.quantize.ranges import Ranges, is_seen
+from jaxmini.compress.quantize.stored import KernelState
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -23,9 +25,15 @@ from jaxmini.state import Array
 class FakeQuant(Float):
     """The mode of inference: rounds onto the grids it is given."""
 
-    def __init__(self, plan: Plan, variables: Variables, grids: Mapping[str, Grid]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        variables: Variables,
+        grids: Mapping[str, Grid],
+        kernels: Mapping[str, KernelState] = MappingProxyType({}),
+    ) -> None:
         super().__init__(plan, variables)
-        self.grids = dict(grids)
+        self.grids, self.kernels = dict(grids), kernels
 
     def activation(self, site: str, values: Array) -> Array:
         return fake_quant(values, self.grids[site])
@@ -33,8 +41,15 @@ class FakeQuant(Float):
     def weight(self, group: Weighted) -> tuple[Array, Array]:
         (kernel, bias), rounding = super().weight(group), self.plan.kernel(group)
         input_scale = self.grids[self.plan.input_site(group)].scale
-        scale = rounding.scale(kernel, bias, input_scale)
+        kernel, scale = self.prepared(group, kernel, bias, input_scale)
         return rounding.fake_quant(kernel, scale), fake_quant_steps(bias, input_scale * scale)
+
+    def prepared(
+        self, group: Weighted, kernel: Array, bias: Array, input_scale: Array
+    ) -> tuple[Array, Array]:
+        """A group's kernel [..., O] as it is to be rounded, and the scale [O] it is rounded with."""
+        state = self.kernels.get(group.name, KernelState())
+        return state.prepare(self.plan.kernel(group), kernel, bias, input_scale)
 
     def constant(self, group: Group, position: int) -> Array:
         values = super().constant(group, position)
@@ -60,10 +75,12 @@ class Train(FakeQuant):
 
     def activation(self, site: str, values: Array) -> Array:
         if site not in self.plan.fixed:
-            seen, known = extremes(values), self.ranges[site]
-            seen = union(self.seen[site], seen) if site in self.seen else seen
-            low, high = (
-                jnp.where(is_seen(known), known[end], seen[end]) for end in ("low", "high")
-            )
-            self.seen[site], self.grids[site] = seen, covering(low, high)
+            self.grids[site] = covering(**self.range_of(site, values))
         return super().activation(site, values)
+
+    def range_of(self, site: str, values: Array) -> Range:
+        """The range to round with; notes that of the values."""
+        seen, known = extremes(values), self.ranges[site]
+        seen = union(self.seen[site], seen) if site in self.seen else seen
+        self.seen[site] = seen
+        return {end: jnp.where(is_seen(known), known[end], seen[end]) for end in ("low", "high")}

@@ -21,8 +21,9 @@ from jaxmini.compress.quantize.grid import (
     symmetric,
 )
 from jaxmini.compress.quantize.kernels import MOST_BITS, Kernel
+from jaxmini.compress.quantize.lookup import Lookup
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
-from jaxmini.compress.quantize.ranges import grids_of
+from jaxmini.compress.quantize.stored import KernelState, floats_of, in_force
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -139,15 +140,17 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
 
     Args:
         plan: of the model; its batch size does not matter.
-        variables: with the collection ``quant``.
+        variables: with what quantization keeps among them.
 
     Raises:
         ValueError: the ranges are not the plan's, or one has never seen data.
     """
-    grids = jax.tree.map(np.asarray, grids_of(plan, variables.get("quant", {})))
-    floats = {name: tree for name, tree in variables.items() if name != "quant"}
+    grids, states = jax.tree.map(np.asarray, in_force(plan, variables))
+    floats = floats_of(variables)
     # One compiled program: run one by one, hundreds of small operations would be compiled each.
-    kernels, constants = jax.device_get(jax.jit(functools.partial(_folded, plan))(floats, grids))
+    kernels, constants = jax.device_get(
+        jax.jit(functools.partial(_folded, plan))(floats, grids, states)
+    )
     roundings = {group.name: plan.kernel(group) for group in plan.weighted}
     return Frozen(
         grids,
@@ -156,13 +159,15 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
     )
 
 
-def _folded(plan: Plan, variables: Variables, grids: dict[str, Grid]) -> tuple[dict, dict]:
+def _folded(
+    plan: Plan, variables: Variables, grids: dict[str, Grid], states: dict[str, KernelState]
+) -> tuple[dict, dict]:
     """By name: kernel, bias, scale and input scale of the groups; values and grid of the constants."""
     floats, kernels, constants = Float(plan, variables), {}, {}
     for group in plan.weighted:
         kernel, bias = floats.weight(group)
         input_scale = grids[plan.input_site(group)].scale
-        scale = plan.kernel(group).scale(kernel, bias, input_scale)
+        kernel, scale = states[group.name].prepare(plan.kernel(group), kernel, bias, input_scale)
         kernels[group.name] = kernel, bias, scale, input_scale
     for group in plan.groups:
         for position, value in enumerate(group.inputs):
@@ -191,6 +196,9 @@ class Dequantized:
 
     def constant(self, group: Group, position: int) -> Array:
         return jnp.asarray(self.frozen.constants[operand_name(group, position)].float_values)
+
+    def table(self, group: Lookup) -> Array:
+        return self.constant(group, 0)
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return fake_quant_average(values, self.frozen.grids[group.site])

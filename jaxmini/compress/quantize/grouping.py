@@ -4,23 +4,30 @@ The rules that use it, one a primitive, are in ``rules.py``.
 """
 
 import dataclasses
+from collections.abc import Callable
+
+import numpy as np
 
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.patterns import affine, rectified
 from jaxmini.compress.quantize.plan import INPUT, Clamp, Group, Plan, Weighted
-from jaxmini.compress.quantize.program import Op, Program, Value, dependents, needed
+from jaxmini.compress.quantize.program import Op, Program, Value, dependents, extended, needed
 
 # Moves that a rectifier may pass: relu(max_pool(x)) = max_pool(relu(x)), and a rounding is saved.
 PASSES_RECTIFIER = frozenset(
     {
         "broadcast_in_dim",
         "copy",
+        "dynamic_slice",
+        "reduce_max",
         "reduce_window_max",
         "reshape",
         "rev",
         "slice",
         "squeeze",
+        "stop_gradient",
+        "tile",
         "transpose",
     }
 )
@@ -28,6 +35,9 @@ LABELS = {
     "concatenate": "concat",
     "conv_general_dilated": "conv",
     "dot_general": "dense",
+    "gather": "take",
+    "reduce_max": "max",
+    "reduce_min": "min",
     "reduce_sum": "mean",
     "reduce_window_max": "max_pool",
     "reduce_window_sum": "avg_pool",
@@ -65,7 +75,8 @@ class Grouping:
         """The plan of what has been gathered; ``fixed`` are the grids that are given."""
         groups = tuple(dataclasses.replace(g, site=self.root(g.site)) for g in self.groups)
         site_of = {value: self.root(site) for value, site in self.site_of.items()}
-        sites = tuple(dict.fromkeys([INPUT, *(g.site for g in groups)]))
+        has_grid = self.program.types[self.program.input].dtype == np.float32
+        sites = tuple(dict.fromkeys([INPUT] * has_grid + [g.site for g in groups]))
         ties = {root: self.partners(root) for root in sites if root in self.tied.values()}
         if fixed.keys() & ties.keys():
             raise ValueError(
@@ -132,6 +143,16 @@ class Grouping:
             else:
                 break
         return clamp, value
+
+    def emit(
+        self, function: Callable, arguments: list[Value], path: str
+    ) -> tuple[list[Value], list[Op]]:
+        """Add what ``function`` does of some values to the program; its results and its operations."""
+        before = len(self.program.ops)
+        self.program, results = extended(self.program, function, arguments, path)
+        new = list(self.program.ops[before:])
+        self.activations |= dependents(new, self.activations)
+        return results, new
 
     def replace(self, value: int, by: int) -> None:
         """Let every reader of ``value`` read ``by``."""

@@ -40,6 +40,9 @@ class Kernel:
     bits: int = MOST_BITS
     mse: bool = False
 
+    # Whether gradients move the scales (``learned_kernels``).
+    learned = False
+
     def __post_init__(self) -> None:
         name = type(self).__name__
         if not (isinstance(self.bits, int) and FEWEST_BITS <= self.bits <= MOST_BITS):
@@ -58,7 +61,9 @@ class Kernel:
             f"{type(self).__name__} does not say which channels share a scale"
         )
 
-    def scale(self, kernel: Array, bias: Array, input_scale: Array) -> jax.Array:
+    def scale(
+        self, kernel: Array, bias: Array, input_scale: Array, step: Array | None = None
+    ) -> jax.Array:
         """Scale of each output channel, float32 [O]; shared ones are repeated. It has no gradient.
 
         It stays above zero where BatchNorm has silenced a channel, and is raised where a bias would not
@@ -68,6 +73,7 @@ class Kernel:
             kernel: [..., O].
             bias: [O].
             input_scale: scale of the grid the kernel's input lies on, [].
+            step: what training has made of the scale, [O], where that is learned.
         """
         rows = lax.stop_gradient(kernel).reshape(-1, kernel.shape[-1])
         largest = self.shared(jnp.max(jnp.abs(rows), axis=0), jnp.max)

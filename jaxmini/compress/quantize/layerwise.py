@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from jaxmini.compress.quantize.evaluate import Float, Hooks, evaluate_group
 from jaxmini.compress.quantize.frozen import Dequantized, Frozen, FrozenKernel, freeze
-from jaxmini.compress.quantize.leaves import floats_of
 from jaxmini.compress.quantize.plan import INPUT, Plan, Weighted
+from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.compress.quantize.transform import make_plan
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array

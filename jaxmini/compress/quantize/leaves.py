@@ -15,6 +15,7 @@ import numpy as np
 from jaxmini.compress.quantize.fold import Affine, fold
 from jaxmini.compress.quantize.plan import Plan, Weighted
 from jaxmini.compress.quantize.program import Literal, Op, Value
+from jaxmini.compress.quantize.stored import LEARNED, floats_of
 from jaxmini.model import Variables
 
 # Operations that a per-channel number passes on its way from its leaf, and is still the same number.
@@ -118,18 +119,16 @@ class Leaves:
         return next((leaf for leaf in leaves if leaf is not None), None)
 
 
-def floats_of(variables: Variables) -> Variables:
-    """The variables without the ranges of quantization."""
-    return {name: tree for name, tree in variables.items() if name != "quant"}
-
-
 def replaced(variables: Variables, changes: Mapping[int, np.ndarray]) -> Variables:
-    """The variables with other arrays at some leaves, in the shapes and dtypes of the old; ranges kept."""
+    """The variables with other arrays at some leaves of the float model, in their shapes and dtypes."""
     leaves, structure = jax.tree.flatten(floats_of(variables))
     for index, array in changes.items():
         old = leaves[index]
         leaves[index] = jax.numpy.asarray(np.reshape(array, old.shape), old.dtype)
-    return {**variables, **jax.tree.unflatten(structure, leaves)}
+    changed = jax.tree.unflatten(structure, leaves)
+    if (learned := variables.get("params", {}).get(LEARNED)) is not None:
+        changed["params"] = {**changed["params"], LEARNED: learned}
+    return {**variables, **changed}
 
 
 def unfolded_kernel(

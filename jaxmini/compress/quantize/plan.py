@@ -17,6 +17,7 @@ from jaxmini.compress.quantize.estimators import Estimator, min_max
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.kernels import Kernel, per_channel
+from jaxmini.compress.quantize.learned import Activation, observed
 from jaxmini.compress.quantize.program import Literal, Op, Program, Value, read
 from jaxmini.state import Array
 
@@ -173,7 +174,7 @@ class Plan:
         program: the traced model.
         output: the value that the groups leave as the model's output.
         groups: in the order they run.
-        sites: the grids, by name; ``input`` is the first.
+        sites: the grids, by name; ``input`` is the first, but for a model of token numbers.
         site_of: the site of each value between groups.
         fixed: sites whose grid is given and not observed.
         ties: for a site that several groups share, the names of the others.
@@ -181,6 +182,8 @@ class Plan:
         estimators: of the range of each observed site; ``min_max()`` where there is none.
         kernels: how each ``Weighted`` group's kernel is rounded, by its name; ``per_channel()`` where
             nothing is said.
+        activations: how training moves the grid of each observed site; ``observed()`` where nothing is
+            said.
     """
 
     program: Program
@@ -193,6 +196,7 @@ class Plan:
     weight_ops: tuple[Op, ...]
     estimators: Mapping[str, Estimator] = dataclasses.field(default_factory=dict)
     kernels: Mapping[str, Kernel] = dataclasses.field(default_factory=dict)
+    activations: Mapping[str, Activation] = dataclasses.field(default_factory=dict)
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -204,13 +208,29 @@ class Plan:
         """The groups that have a kernel."""
         return tuple(group for group in self.groups if isinstance(group, Weighted))
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the input is numbers of tokens, int32, which lie on no grid."""
+        return INPUT not in self.sites
+
     def estimator(self, site: str) -> Estimator:
         """What calibration makes a site's range with."""
         return self.estimators.get(site, min_max())
 
+    def activation(self, site: str) -> Activation:
+        """How training moves a site's grid."""
+        return self.activations.get(site, observed())
+
     def kernel(self, group: Weighted) -> Kernel:
         """How a group's kernel is rounded."""
         return self.kernels.get(group.name, per_channel())
+
+    def is_rectified(self, site: str) -> bool:
+        """Whether a rectifier ends every group that computes what lies on a site."""
+        makers = [
+            g for g in self.groups if g.site == site and not isinstance(g, Move | AveragePool)
+        ]
+        return bool(makers) and all(getattr(group, "clamp", None) for group in makers)
 
     @property
     def output_site(self) -> str:
@@ -238,8 +258,7 @@ class Plan:
             f"  given: {site}, scale {grid.scale:.8g}, zero point {grid.zero_point}"
             for site, grid in self.fixed.items()
         ]
-        if (estimator := self.estimator(INPUT)) != min_max():
-            lines.append(f"  input: {estimator}")
+        lines += [f"  input: {choice}" for choice in self._grid_choices(INPUT)]
         return "\n".join(lines)
 
     def _what(self, group: Group) -> str:
@@ -249,8 +268,14 @@ class Plan:
     def _choices(self, group: Group) -> Iterator[str]:
         if isinstance(group, Weighted) and (kernel := self.kernel(group)) != per_channel():
             yield str(kernel)
-        if group.name == group.site and (estimator := self.estimator(group.site)) != min_max():
+        if group.name == group.site:
+            yield from self._grid_choices(group.site)
+
+    def _grid_choices(self, site: str) -> Iterator[str]:
+        if (estimator := self.estimator(site)) != min_max():
             yield str(estimator)
+        if (activation := self.activation(site)) != observed():
+            yield str(activation)
 
     def _route(self, group: Group) -> str:
         sources = ["constant" if self.is_constant(v) else self.site_of[v] for v in group.inputs]

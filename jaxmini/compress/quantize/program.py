@@ -5,14 +5,17 @@ Tracing sees every tensor of a model, the user's own included, and needs no chan
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import flax.errors
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from jaxmini.compress.quantize.unrolling import Scope, unroll
+from jaxmini.compress.quantize.widening import is_float_cast, wide_array, wide_type, widened
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array, PyTree
 
@@ -95,7 +98,7 @@ class Program:
                 f"the program was traced with variables of the structure {self.structure}, "
                 f"and is given {structure}: make the plan with the variables it will run on"
             )
-        return dict(zip(self.variables, leaves, strict=True))
+        return dict(zip(self.variables, map(wide_array, leaves), strict=True))
 
     def __call__(self, variables: Variables, inputs: Array) -> Array:
         """What the model returns in inference."""
@@ -157,10 +160,21 @@ def trace(model: Model, variables: Variables, inputs: PyTree) -> Program:
         )
     flat = _Flattening()
     invars = [flat.new(var.aval) for var in closed.jaxpr.invars]
-    (output,) = flat.inline(closed.jaxpr, closed.consts, invars, "")
+    flat.active.add(invars[-1])
+    (output,) = flat.inline(closed.jaxpr, closed.consts, invars, Scope())
     ops = needed(flat.ops, [output])
     structure = jax.tree.structure(variables)
     return Program(ops, tuple(invars[:-1]), invars[-1], output, flat.types, structure)
+
+
+def extended(
+    program: Program, function: Callable, arguments: list[Value], path: str
+) -> tuple[Program, list[Value]]:
+    """The program with the operations of ``function`` on some of its values at the end; its results."""
+    flat = _Flattening()
+    flat.ops, flat.types = list(program.ops), dict(program.types)
+    results = flat.traced(function, arguments, Scope(path))
+    return dataclasses.replace(program, ops=tuple(flat.ops), types=flat.types), results
 
 
 def _infer(model: Model, variables: Variables, inputs: PyTree) -> PyTree:
@@ -168,50 +182,91 @@ def _infer(model: Model, variables: Variables, inputs: PyTree) -> PyTree:
 
 
 class _Flattening:
-    """Inlines calls and computes what depends on nothing."""
+    """Inlines calls, unrolls scans of what is ``active``, and computes what depends on nothing.
 
-    def __init__(self) -> None:
+    Attributes:
+        opens: whether calls with derivatives of their own are inlined too.
+        active: the values that depend on the input.
+    """
+
+    def __init__(self, *, opens: bool = False) -> None:
+        self.opens = opens
         self.ops: list[Op] = []
         self.types: dict[int, jax.core.ShapedArray] = {}
+        self.active: set[int] = set()
 
     def new(self, aval: jax.core.ShapedArray) -> int:
-        self.types[len(self.types)] = aval
+        self.types[len(self.types)] = wide_type(aval)
         return len(self.types) - 1
 
     def inline(
-        self, jaxpr: core.Jaxpr, consts: Iterable[Array], arguments: list[Value], prefix: str
+        self,
+        jaxpr: core.Jaxpr,
+        consts: Iterable[Array],
+        arguments: list[Value],
+        scope: Scope,
     ) -> list[Value]:
         """Append the operations of a jaxpr; returns its results."""
         names: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
-        names |= {
-            var: Literal(np.asarray(c)) for var, c in zip(jaxpr.constvars, consts, strict=True)
-        }
+        names |= {var: _literal(c) for var, c in zip(jaxpr.constvars, consts, strict=True)}
 
         def value_of(atom: Any) -> Value:
-            return Literal(np.asarray(atom.val)) if isinstance(atom, core.Literal) else names[atom]
+            return _literal(atom.val) if isinstance(atom, core.Literal) else names[atom]
 
         for equation in jaxpr.eqns:
-            path = "/".join(filter(None, (prefix, str(equation.source_info.name_stack))))
+            inside = scope.enter(str(equation.source_info.name_stack))
             operands = [value_of(atom) for atom in equation.invars]
-            names.update(
-                zip(equation.outvars, self.equation(equation, operands, path), strict=True)
-            )
+            results = self.equation(equation, operands, inside)
+            names.update(zip(equation.outvars, results, strict=True))
         return [value_of(atom) for atom in jaxpr.outvars]
 
-    def equation(self, equation: Any, operands: list[Value], path: str) -> list[Value]:
-        name, params = equation.primitive.name, equation.params
-        body = params.get("jaxpr", params.get("call_jaxpr"))
-        if name in INLINED or (name.startswith("custom_") and _has_product(_open(body))):
-            return self.inline(_open(body), getattr(body, "consts", ()), operands, path)
-        if name.startswith("custom_"):
+    def traced(self, function: Callable, arguments: list[Value], scope: Scope) -> list[Value]:
+        """Append the operations that ``function`` traces to; returns its results."""
+        types = [v.value if isinstance(v, Literal) else self.types[v] for v in arguments]
+        specs = [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in types]
+        closed = jax.make_jaxpr(function)(*specs)
+        return self.inline(closed.jaxpr, closed.consts, arguments, scope)
+
+    def equation(self, equation: Any, operands: list[Value], scope: Scope) -> list[Value]:
+        name = equation.primitive.name
+        body = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        if is_float_cast(equation):
+            return operands
+        is_custom = name.startswith("custom_")
+        if name in INLINED or (is_custom and (self.opens or _has_product(_open(body)))):
+            return self.inline(_open(body), getattr(body, "consts", ()), operands, scope)
+        is_active = not self.active.isdisjoint(v for v in operands if isinstance(v, int))
+        if name == "scan" and is_active:
+            return unroll(self, equation, operands, scope)
+        if is_custom:
             name = _function_name(_open(body)) or name
+        primitive, params = widened(equation, _runner)
         outputs = tuple(self.new(var.aval) for var in equation.outvars)
-        op = Op(name, path, tuple(operands), outputs, equation.primitive, params)
+        op = Op(name, scope.path, tuple(operands), outputs, primitive, params)
         if all(isinstance(value, Literal) for value in operands):
             with jax.ensure_compile_time_eval():
-                return [Literal(np.asarray(r)) for r in op.bind(*(v.value for v in operands))]
+                return [_literal(r) for r in op.bind(*(v.value for v in operands))]
+        self.active.update(outputs if is_active else ())
         self.ops.append(op)
         return list(outputs)
+
+
+def _literal(array: Array) -> Literal:
+    return Literal(wide_array(np.asarray(array)))
+
+
+def _runner(closed: Any) -> Callable[..., list[Array]]:
+    """A function of wide arrays that computes what a closed jaxpr says."""
+    flat = _Flattening(opens=True)
+    arguments = [flat.new(var.aval) for var in closed.jaxpr.invars]
+    results = flat.inline(closed.jaxpr, closed.consts, arguments, Scope())
+
+    def function(*arrays: Array) -> list[Array]:
+        values = dict(zip(arguments, arrays, strict=True))
+        run(flat.ops, values)
+        return [jnp.asarray(read(values, value)) for value in results]
+
+    return function
 
 
 def _open(jaxpr: Any) -> core.Jaxpr:

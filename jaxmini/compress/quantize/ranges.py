@@ -4,13 +4,16 @@
 is empty, infinity to -infinity; one that has only seen zeros is 0 to 0.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from jaxmini.compress.quantize.extremes import Range
-from jaxmini.compress.quantize.grid import Grid, covering
+from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.learned import Added
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.state import Array
 
@@ -47,8 +50,10 @@ def trained(plan: Plan, known: Ranges, seen: Ranges, momentum: float) -> Ranges:
     }
 
 
-def grids_of(plan: Plan, ranges: Ranges) -> dict[str, Grid]:
-    """The grid of every site of a plan.
+def grids_of(
+    plan: Plan, ranges: Ranges, added: Mapping[str, Added] = MappingProxyType({})
+) -> dict[str, Grid]:
+    """The grid of every site of a plan; ``added`` is what training has added to those it learns.
 
     Raises:
         ValueError: the ranges are not those of the plan's sites, or one has never seen data. The second
@@ -56,7 +61,10 @@ def grids_of(plan: Plan, ranges: Ranges) -> dict[str, Grid]:
     """
     check_sites(plan, ranges)
     check_seen(ranges)
-    grids = {site: covering(known["low"], known["high"]) for site, known in ranges.items()}
+    grids = {
+        site: plan.activation(site).grid(known, added.get(site, {}))
+        for site, known in ranges.items()
+    }
     return {**plan.fixed, **grids}
 
 

@@ -7,18 +7,23 @@ import jax.numpy as jnp
 from jaxmini.compress.quantize.program import Op, Program
 
 REMEDIES = {
-    "convert_element_type": "build the model with dtype float32",
+    "argmax": "return the logits, and take the largest outside the quantized model",
+    "cond": "write the choice in Python",
+    "convert_element_type": "compute in floats; look up numbers of tokens with nn.Embed",
     "erf": "use relu or relu6 for gelu",
+    "eq": "return the logits; use nn.Embed for one_hot",
     "exp": "return the logits, and leave softmax to the loss",
+    "ge": "use relu or relu6 for leaky_relu",
+    "gt": "use relu or relu6 for leaky_relu",
     "integer_pow": "use BatchNorm for LayerNorm, relu for gelu",
     "log": "return the logits, and leave log_softmax to the loss",
     "logistic": "use relu or relu6 for sigmoid and silu",
-    "reduce_max": "return the logits, and leave softmax to the loss; use nn.max_pool for a maximum",
+    "max": "use relu or relu6; return the logits, and leave softmax to the loss",
+    "min": "use relu6",
     "rsqrt": "use BatchNorm for LayerNorm and GroupNorm",
-    "scan": "write the layers as a Python loop",
     "square": "use BatchNorm for LayerNorm and GroupNorm",
     "tanh": "use relu or relu6 for tanh and gelu",
-    "while": "write the loop as a Python loop",
+    "while": "give the loop a fixed number of steps (lax.scan, lax.fori_loop), or write it in Python",
 }
 
 
@@ -51,23 +56,11 @@ def check_float32(op: Op, program: Program) -> None:
 
 
 def check_conv(op: Op) -> None:
-    """Refuse convolutions that are not NHWC with a HWIO kernel, and transposed ones."""
+    """Refuse convolutions that are not NHWC with a HWIO kernel."""
     numbers, rank = op.params["dimension_numbers"], len(op.params["window_strides"]) + 2
     channels_last = (0, rank - 1, *range(1, rank - 1))
     layout = numbers.lhs_spec, numbers.out_spec, numbers.rhs_spec
     if layout != (channels_last, channels_last, (rank - 1, rank - 2, *range(rank - 2))):
         refuse(op, f"its layout is {layout}", "use linen's layout, NHWC with HWIO kernels")
-    if any(step != 1 for step in op.params["lhs_dilation"]):
-        refuse(op, "it is a transposed convolution", "enlarge by repeating pixels, then convolve")
     if op.params["batch_group_count"] != 1:
         refuse(op, "it groups the batch", "use feature_group_count")
-
-
-def check_dot(op: Op, program: Program) -> None:
-    """Refuse products other than the last axes of the input with the first axes of a kernel."""
-    (lhs, rhs), (lhs_batch, _) = op.params["dimension_numbers"]
-    rank = len(program.shape(op.inputs[0]))
-    if lhs_batch or tuple(lhs) != tuple(range(rank - len(lhs), rank)):
-        refuse(op, "it contracts other than the last axes", "transpose the input first")
-    if tuple(rhs) != tuple(range(len(rhs))):
-        refuse(op, "it contracts other than the first axes of its kernel", "transpose the kernel")

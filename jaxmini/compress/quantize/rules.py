@@ -3,13 +3,17 @@
 An operation without a rule is an error: what training did not see would be wrong in the file.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import numpy as np
 
+from jaxmini.compress.quantize.contraction import is_plain, rearranged
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.grouping import Grouping
+from jaxmini.compress.quantize.lookup import looked_up
+from jaxmini.compress.quantize.moving import joined, padded, selected, taken
 from jaxmini.compress.quantize.patterns import divides, rectified, scalar
 from jaxmini.compress.quantize.plan import (
     INPUT,
@@ -25,10 +29,10 @@ from jaxmini.compress.quantize.program import Literal, Op, Program
 from jaxmini.compress.quantize.refusal import (
     check_batch_statistics,
     check_conv,
-    check_dot,
     check_float32,
     refuse,
 )
+from jaxmini.compress.quantize.upsampling import is_transposed, transposed_convolution
 
 
 def group(program: Program, input_grid: Grid | None = None) -> Plan:
@@ -41,17 +45,23 @@ def group(program: Program, input_grid: Grid | None = None) -> Plan:
         ValueError: something between the input and the output has no int8 form; names the operation, its
             module, and what to do.
     """
-    if (dtype := program.types[program.input].dtype) != np.float32:
+    if (dtype := program.types[program.input].dtype) not in (np.float32, np.int32):
         raise ValueError(
-            f"quantize: the model's input is {dtype}: give it normalised pictures in float32"
+            f"quantize: the model's input is {dtype}: give it normalised pictures in float32, or the "
+            "numbers of tokens in int32"
         )
+    if dtype == np.int32 and input_grid is not None:
+        raise ValueError("quantize: the model's input is int32, token numbers: they have no grid")
     grouping = Grouping(program)
     active = [op for op in program.ops if grouping.is_activation(op.outputs[0])]
+    if dtype == np.int32:  # what is done to numbers of tokens is for the lookups to judge
+        active = [op for op in active if program.types[op.outputs[0]].dtype == np.float32]
     for op in active:
         check_batch_statistics(op)
     for op in active:
         if op.outputs[0] not in grouping.taken:
-            check_float32(op, program)
+            if op.name in RULES:
+                check_float32(op, program)
             RULES.get(op.name, _no_rule)(grouping, op)
     if not grouping.is_activation(grouping.output):
         raise ValueError("quantize: the model's output does not depend on its input")
@@ -65,11 +75,17 @@ def _no_rule(grouping: Grouping, op: Op) -> None:
 def _product(grouping: Grouping, op: Op) -> None:
     """A convolution or matrix product with a kernel, its affine chain, its rectifier."""
     inputs, kernel = grouping.inputs(op)
-    if grouping.is_activation(kernel):
+    is_dot = op.name == "dot_general"
+    if grouping.is_activation(kernel) and (grouping.is_activation(inputs) or not is_dot):
         refuse(op, "it multiplies activations with activations", "multiply with a kernel instead")
+    if not is_dot and is_transposed(op):
+        transposed_convolution(grouping, op)
+        return
     shape, rank = grouping.program.shape(op.outputs[0]), -1
-    if op.name == "dot_general":
-        check_dot(op, grouping.program)
+    if is_dot:
+        if not is_plain(grouping, op):
+            rearranged(grouping, op, _product)
+            return
         lhs = op.params["dimension_numbers"][0][0]
         rank = len(grouping.program.shape(inputs)) - len(lhs)
     else:
@@ -136,7 +152,10 @@ def _average_pool(grouping: Grouping, op: Op) -> None:
 
 
 def _rectifier(grouping: Grouping, op: Op) -> None:
-    """A rectifier that no group before it could take."""
+    """A rectifier that no group before it could take, or the larger of two activations."""
+    if len(op.inputs) == 2 and all(map(grouping.is_activation, op.inputs)):
+        joined(grouping, op, f"{op.name}imum")
+        return
     clamp = rectified(op, None)
     if clamp is None:
         refuse(op)
@@ -149,22 +168,25 @@ def _rectifier(grouping: Grouping, op: Op) -> None:
 def _move(grouping: Grouping, op: Op) -> None:
     """Numbers that move and do not change stay on their grid."""
     source, *settings = grouping.inputs(op)
+    if op.name == "pad" and scalar(settings[0]) != 0:
+        padded(grouping, op)
+        return
     if not all(isinstance(value, Literal) for value in settings):
         refuse(op, "it moves by numbers that are not known before it runs", "use static shapes")
-    if op.name == "pad" and scalar(settings[0]) != 0:
-        refuse(op, f"it pads with {scalar(settings[0])}", "pad with 0")
     arrays = tuple(np.asarray(value.value) for value in settings)
     name, site = grouping.name(op), grouping.site_of[source]
     grouping.add(Move(name, site, (source,), op.outputs, op, arrays))
 
 
 def _concatenate(grouping: Grouping, op: Op) -> None:
-    """All that is joined, and the result, share one grid."""
-    inputs = grouping.inputs(op)
-    first, *others = (grouping.site_of[value] for value in inputs if grouping.is_activation(value))
-    for site in others:
-        grouping.tie(first, site)
-    grouping.add(Move(grouping.name(op), first, inputs, op.outputs, op))
+    """All that is joined; padding that repeats an edge joins nothing along the other axes."""
+    kept = tuple(v for v in op.inputs if 0 not in grouping.program.shape(v))
+    joined(grouping, dataclasses.replace(op, inputs=kept))
+
+
+def _gather(grouping: Grouping, op: Op) -> None:
+    """Known places of an activation, or rows of a table at the input's numbers."""
+    (taken if grouping.is_activation(op.inputs[0]) else looked_up)(grouping, op)
 
 
 RULES: dict[str, Callable[[Grouping, Op], None]] = {
@@ -173,19 +195,26 @@ RULES: dict[str, Callable[[Grouping, Op], None]] = {
     **dict.fromkeys(("add", "sub", "mul", "div", "neg"), _arithmetic),
     "reduce_sum": _mean,
     "reduce_window_sum": _average_pool,
-    **dict.fromkeys(("relu", "relu6", "max"), _rectifier),
-    "concatenate": _concatenate,
+    **dict.fromkeys(("relu", "relu6", "max", "min"), _rectifier),
+    **dict.fromkeys(("concatenate", "stack"), _concatenate),
+    "gather": _gather,
+    "select_n": selected,
     **dict.fromkeys(
         (
             "broadcast_in_dim",
             "copy",
+            "dynamic_slice",
             "pad",
+            "reduce_max",
+            "reduce_min",
             "reduce_window_max",
             "reshape",
             "rev",
             "slice",
             "split",
             "squeeze",
+            "stop_gradient",
+            "tile",
             "transpose",
         ),
         _move,

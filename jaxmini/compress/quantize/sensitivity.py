@@ -13,10 +13,9 @@ import numpy as np
 from jaxmini.compress.quantize.evaluate import Float, evaluate
 from jaxmini.compress.quantize.grid import Grid, fake_quant
 from jaxmini.compress.quantize.kernels import FEWEST_BITS, MOST_BITS, Kernel, per_channel
-from jaxmini.compress.quantize.leaves import floats_of
 from jaxmini.compress.quantize.pictures import checked_batches
 from jaxmini.compress.quantize.plan import Plan, Weighted
-from jaxmini.compress.quantize.ranges import grids_of
+from jaxmini.compress.quantize.stored import floats_of, in_force
 from jaxmini.compress.quantize.transform import make_plan
 from jaxmini.losses import kl_divergence
 from jaxmini.model import Model, Variables
@@ -162,7 +161,7 @@ class _Trial:
         self, model: Model, variables: Variables, batches: Sequence[Array], measure: Measure
     ) -> None:
         self.plan, self.floats = make_plan(model, variables, batches[0]), floats_of(variables)
-        self.grids = grids_of(self.plan, variables.get("quant", {}))
+        self.grids, _ = in_force(self.plan, variables)
         hooks = Float(self.plan, self.floats)
         self.weights: Weights = {g.name: hooks.weight(g) for g in self.plan.weighted}
         self.batches, self.measure = batches, jax.jit(measure)

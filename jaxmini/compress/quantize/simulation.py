@@ -38,11 +38,9 @@ def simulate(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
     ``jax.jit(functools.partial(simulate, plan, frozen))`` once.
 
     Args:
-        inputs: of the shape the plan was made for: int8 on the input's grid, or float32.
+        inputs: of the shape the plan was made for: int8 on the input's grid, float32, or int32 tokens.
     """
-    grid = frozen.grids[INPUT]
-    integers = inputs if inputs.dtype == jnp.int8 else quantized(inputs, grid)
-    values = {plan.program.input: centred(integers, grid)}
+    values = {plan.program.input: _input(plan, frozen, inputs)}
     for group in plan.groups:
         results = simulate_group(plan, frozen, group, values)
         values.update(zip(group.outputs, results, strict=True))
@@ -61,6 +59,13 @@ def simulate_group(
     kernels = _Integers(plan, frozen, group)
     operands = [kernels.operand(values, position) for position in range(len(group.inputs))]
     return kernels(*operands)
+
+
+def _input(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
+    if plan.reads_tokens:
+        return inputs
+    grid = frozen.grids[INPUT]
+    return centred(inputs if inputs.dtype == jnp.int8 else quantized(inputs, grid), grid)
 
 
 def centred(integers: Array, grid: Grid) -> Array:

@@ -18,14 +18,25 @@ from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.fake import FakeQuant, Train
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
 from jaxmini.compress.quantize.kernels import Kernel, per_channel
+from jaxmini.compress.quantize.learned import Activation, observed
+from jaxmini.compress.quantize.learning import Learn, Manner
+from jaxmini.compress.quantize.oscillation import monitoring
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.program import trace
-from jaxmini.compress.quantize.ranges import Ranges, check_sites, grids_of, trained, unseen
+from jaxmini.compress.quantize.ranges import Ranges, check_sites, trained, unseen
 from jaxmini.compress.quantize.rules import group
+from jaxmini.compress.quantize.schedule import phases
+from jaxmini.compress.quantize.stored import (
+    LEARNED,
+    RANGES,
+    Stored,
+    floats_of,
+    fresh,
+    in_force,
+    kernel_starts,
+)
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array, PyTree
-
-COLLECTION = "quant"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +48,35 @@ class int8:
         estimator: what ``calibrate`` makes ranges with. Those of one that clips (``percentile``, ``mse``,
             ``entropy``) stay as calibrated, whatever the momentum: a batch shows its extremes only.
         kernel: one scale a channel or a tensor (``per_channel``, ``per_tensor``), its bits, its clip.
-        rules: what parts of the network get in place of these two, by path; the first match decides.
+        rules: what parts of the network get in place of these, by path; the first match decides.
+        activation: how training moves grids: ``observed`` by the moving average, ``lsq``, ``lsq_plus``,
+            ``learned_min_max``, ``tqt`` or ``pact`` (of rectified sites; the others stay observed) by
+            gradients. Grids that are given are not moved.
+        schedule: when activations are rounded in training, and when their grids freeze.
+        oscillation: what is done about weights that oscillate between two integers: nothing,
+            ``monitoring``, ``freezing`` or ``dampening``.
     """
 
     momentum: float = 0.99
     estimator: Estimator = min_max()
     kernel: Kernel = per_channel()
     rules: tuple[rule, ...] = ()
+    activation: Activation = observed()
+    schedule: phases = phases()
+    oscillation: monitoring | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"int8: momentum is {self.momentum}, expected 0..1")
-        check(self.estimator, self.kernel, "int8")
+        check(self.estimator, self.kernel, "int8", self.activation)
         if not (isinstance(self.rules, tuple) and all(isinstance(r, rule) for r in self.rules)):
             raise TypeError(f"int8: rules are {self.rules!r}, expected a tuple as (rule(...),)")
+        if not isinstance(self.schedule, phases):
+            raise TypeError(f"int8: schedule is {self.schedule!r}, expected one as phases(100)")
+        if not (self.oscillation is None or isinstance(self.oscillation, monitoring)):
+            raise TypeError(
+                f"int8: oscillation is {self.oscillation!r}, expected one as freezing()"
+            )
 
     def __repr__(self) -> str:
         """The momentum, and what is not the usual."""
@@ -61,18 +87,36 @@ class int8:
     @property
     def choices(self) -> Choices:
         """What is chosen for the parts of a plan."""
-        return Choices(self.estimator, self.kernel, self.rules)
+        return Choices(self.estimator, self.kernel, self.rules, self.activation)
+
+    @property
+    def manner(self) -> Manner:
+        """What is said of training as a whole."""
+        return Manner(self.momentum, self.schedule, self.oscillation)
+
+    @property
+    def learns(self) -> bool:
+        """Whether training decides on more than ranges."""
+        parts = (self, *self.rules)
+        return (
+            any(getattr(part.activation, "learned", ()) for part in parts)
+            or any(getattr(part.kernel, "learned", False) for part in parts)
+            or self.schedule != phases()
+            or self.oscillation is not None
+        )
 
 
 def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = None) -> Model:
     """The model with every tensor rounded as the integer file will round it, straight-through in training.
 
     ``init`` adds the collection ``quant`` of ranges, empty until ``calibrate`` or training has seen data.
-    ``apply(..., train=True)`` updates them, and leaves every other collection as it is.
+    ``apply(..., train=True)`` updates them, and leaves every other collection as it is. What a scheme learns
+    or counts besides is kept as ``stored`` says; ``params["quant"]`` is trained with the other parameters.
 
     Args:
-        model: from one array to one array (logits), in float32. Its convolutions, BatchNorms and whatever
-            else it is made of stay untouched: the traced program is quantized.
+        model: from one array to one array, pictures in float32 or token numbers in int32. Its convolutions,
+            BatchNorms and whatever else it is made of stay untouched: the traced program is quantized. One
+            that computes in bfloat16 or float16 becomes one that computes, and answers, in float32.
         input_grid: the grid of the input where it is known, as that of normalised pixels; else observed.
 
     Raises:
@@ -82,8 +126,9 @@ def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = N
     if is_quantized(model):
         raise ValueError("quantize: the model is quantized already: quantize the float model, once")
     grid = None if input_grid is None else _checked(input_grid)
-    # Only rules can be wrong for a model; without them init is recorded as it always was.
-    checked = {"scheme": scheme} if scheme.rules else {}
+    # Only rules can be wrong for a model; where nothing else asks for variables init is recorded as it
+    # always was.
+    checked = {"scheme": scheme} if scheme.rules or scheme.learns else {}
     return Model(
         functools.partial(_init, model, grid, **checked),
         functools.partial(_apply, model, scheme, grid),
@@ -125,7 +170,7 @@ def calibrate(
 
     Args:
         model: made by ``quantize``.
-        variables: its variables; the ranges they hold are forgotten.
+        variables: its variables; the ranges they hold are forgotten, and what was learned of them.
         batches: inputs as the model takes them, [B, H, W, C] float32; each is seen once.
         estimator: of every range, in place of what the model's scheme says. How training goes on from
             there is the scheme's.
@@ -136,7 +181,7 @@ def calibrate(
     """
     if not is_quantized(model):
         raise ValueError("calibrate: the model has no ranges: give it quantize(model)")
-    floats, (of, scheme, grid), known = _without_ranges(variables), model.apply.args, {}
+    floats, (of, scheme, grid), known = floats_of(variables), model.apply.args, {}
     choices = scheme.choices if estimator is None else Choices(estimator, scheme.kernel)
     check(choices.estimator, choices.kernel, "calibrate")
     observe, plan = jax.jit(functools.partial(_observe, of, choices, grid)), None
@@ -145,13 +190,29 @@ def calibrate(
         known = gathered(plan, known, jax.device_get(observe(floats, batch)), number)
     if plan is None:
         raise ValueError("calibrate: there are no batches to see")
-    return {**variables, COLLECTION: settled(plan, known)}
+    ranges = settled(plan, known)
+    plan = _plan(of, scheme.choices, grid, floats, batch)
+    first = _fresh(scheme, plan, floats)
+    if first.starts:
+        first = first._replace(starts=jax.jit(functools.partial(kernel_starts, plan))(floats))
+    return {**first.into(floats), RANGES: ranges}
+
+
+def _fresh(scheme: int8, plan: Plan, floats: Variables) -> Stored:
+    """What the scheme keeps besides ranges, before any data."""
+    return fresh(
+        plan,
+        floats,
+        counts=scheme.manner.counts,
+        remembers=scheme.oscillation is not None,
+        holds=scheme.schedule.freeze is not None,
+    )
 
 
 def _plan(
     model: Model, choices: Choices, grid: Grid | None, variables: Variables, inputs: PyTree
 ) -> Plan:
-    leaves, tree = jax.tree.flatten((_without_ranges(variables), inputs))
+    leaves, tree = jax.tree.flatten((floats_of(variables), inputs))
     types = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
     plan = _grouped(model, tree, types, grid)
     return plan if choices == int8().choices else assign(plan, choices)
@@ -168,11 +229,17 @@ def _init(
     model: Model, grid: Grid | None, key: jax.Array, inputs: PyTree, *, scheme: int8 = int8()
 ) -> Variables:
     variables = model.init(key, inputs)
-    if COLLECTION in variables:
+    if RANGES in variables:
         raise ValueError(
             "quantize: a part of the model is quantized already: quantize the whole, once"
         )
-    return {**variables, COLLECTION: unseen(_plan(model, scheme.choices, grid, variables, inputs))}
+    if LEARNED in variables.get("params", {}):
+        raise ValueError(
+            f"quantize: a module of the model is called {LEARNED!r}, the name of what quantization "
+            "learns: give it another"
+        )
+    plan = _plan(model, scheme.choices, grid, variables, inputs)
+    return {**_fresh(scheme, plan, variables).into(variables), RANGES: unseen(plan)}
 
 
 def _apply(
@@ -185,15 +252,20 @@ def _apply(
     train: bool = False,
     key: jax.Array | None = None,
 ) -> tuple[Array, Variables]:
-    floats, ranges = _without_ranges(variables), _ranges(variables)
+    floats, ranges = floats_of(variables), _ranges(variables)
     plan = _plan(model, scheme.choices, grid, floats, inputs)
-    if not train or scheme.momentum == 1:
-        hooks = FakeQuant(plan, floats, grids_of(plan, ranges))
-        return evaluate(plan, hooks, inputs), {COLLECTION: ranges} if train else {}
+    if not train or (scheme.momentum == 1 and not scheme.learns):
+        hooks = FakeQuant(plan, floats, *in_force(plan, variables))
+        return evaluate(plan, hooks, inputs), {RANGES: ranges} if train else {}
     check_sites(plan, ranges)
+    if scheme.learns:
+        stored = Stored.of(variables)
+        stored.check(plan)
+        hooks = Learn(plan, floats, ranges, stored, scheme.manner)
+        return evaluate(plan, hooks, inputs), hooks.updates()
     hooks = Train(plan, floats, ranges)
     outputs = evaluate(plan, hooks, inputs)
-    return outputs, {COLLECTION: trained(plan, ranges, hooks.seen, scheme.momentum)}
+    return outputs, {RANGES: trained(plan, ranges, hooks.seen, scheme.momentum)}
 
 
 def _observe(
@@ -205,15 +277,11 @@ def _observe(
     return hooks.seen
 
 
-def _without_ranges(variables: Variables) -> Variables:
-    return {name: tree for name, tree in variables.items() if name != COLLECTION}
-
-
 def _ranges(variables: Variables) -> Ranges:
-    if COLLECTION in variables:
-        return variables[COLLECTION]
+    if RANGES in variables:
+        return variables[RANGES]
     raise ValueError(
-        f"quantize: the variables hold {sorted(variables)} and no {COLLECTION!r}: take it from init of "
+        f"quantize: the variables hold {sorted(variables)} and no {RANGES!r}: take it from init of "
         "the quantized model, then calibrate"
     )
 

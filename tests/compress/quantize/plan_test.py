@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from quantize_nets import Branches, PreActivation, Residual, Shared, pictures, start
 
 from jaxmini.compress.quantize import Grid, make_plan, quantize
@@ -150,18 +151,20 @@ REFUSED = {
     "square": (jnp.square, "use BatchNorm for LayerNorm"),
     "softmax": (jax.nn.softmax, "return the logits, and leave softmax to the loss"),
     "silu": (jax.nn.silu, "use relu or relu6 for sigmoid and silu"),
-    "halves": (lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), "computes in bfloat16"),
+    "integers": (lambda x: x.astype(jnp.int32).astype(jnp.float32), "compute in floats"),
+    "leaky_relu": (nn.leaky_relu, "use relu or relu6 for leaky_relu"),
+    "argmax": (lambda x: jnp.argmax(x, -1, keepdims=True), "take the largest outside"),
     "two_activations": (lambda x: x @ x.swapaxes(2, 3), "multiplies activations with activations"),
     "power": (lambda x: x**3, "'integer_pow'"),
     "pad": (
-        lambda x: jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=1),
-        "pads with 1.0",
+        lambda x: lax.pad(x, x[0, 0, 0, 0], ((0, 0, 0), (1, 1, 0), (0, 0, 0), (0, 0, 0))),
+        "pads with a number that is computed",
     ),
     "sum": (lambda x: x.sum((1, 2), keepdims=True), "a sum that is no mean"),
     "reciprocal": (lambda x: 1 / x, "'div'"),
     "clip": (lambda x: jnp.clip(x, 0, 3), "'min'"),
     "layer_norm": (lambda x: nn.LayerNorm(name="norm")(x), "Outer/block"),
-    "transposed": (lambda x: nn.ConvTranspose(4, (2, 2), (2, 2))(x), "transposed convolution"),
+    "maximum": (lambda x: jnp.maximum(x, 1.0), "use relu or relu6"),
 }
 
 

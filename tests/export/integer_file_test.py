@@ -1,0 +1,160 @@
+"""Files of networks that are no artifacts, through both back ends; gammas of every sign and size."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmini.compress.quantize import calibrate, freeze, make_plan, quantize, simulate
+from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.grid import quantized
+from jaxmini.compress.quantize.plan import INPUT, Plan
+from jaxmini.export import Layout, integer_file
+from jaxmini.export.flatbuffer import read
+from jaxmini.model import from_linen
+
+# A conversion through TensorFlow takes the ten seconds that TensorFlow takes to start.
+BACKENDS = ["litert", pytest.param("jax2tf", marks=pytest.mark.slow)]
+GAMMAS = (-1.5, 0.0, -1e-12, 1e-30, 1e-6, 2.0)
+
+
+class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return nn.relu(x + nn.Conv(4, (3, 3))(x)), None
+
+
+class Pictures(nn.Module):
+    """Scanned layers, every way to enlarge, extremes, a mask, a border, an einsum: pictures to pictures."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(4, (3, 3), 2, name="stem")(x)
+        axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}
+        x, _ = nn.scan(Layer, length=2, **axes)(name="layers")(x, None)
+        a = nn.ConvTranspose(4, (3, 3), (2, 2), name="up")(x)
+        b = jax.image.resize(x, (x.shape[0], 8, 8, 4), "nearest")
+        c = jax.image.resize(x, (x.shape[0], 8, 8, 4), "bilinear")
+        mask = np.tril(np.ones((8, 8), bool))[None, :, :, None]
+        x = jnp.where(mask, jnp.maximum(c, a), jnp.minimum(b, c))
+        x = jnp.pad(
+            x[..., np.array([3, 0, 1])], ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=0.5
+        )
+        return nn.Einsum((3, 2), "bhwc,co->bhwo", name="head")(x)
+
+
+class Gammas(nn.Module):
+    """BatchNorms whose factors are negative, zero and tiny, before a relu and before a sum."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def norm() -> nn.BatchNorm:
+            return nn.BatchNorm(
+                use_running_average=True,
+                scale_init=lambda *_: jnp.array(GAMMAS),
+                bias_init=nn.initializers.normal(0.5),
+            )
+
+        x = nn.relu(norm()(nn.Conv(6, (3, 3), name="conv")(x)))
+        y = norm()(nn.Conv(6, (3, 3), feature_group_count=6, name="depthwise")(x))
+        x = x + norm()(y)  # a second one on top
+        return nn.Dense(3, name="head")(x.mean((1, 2)))
+
+
+class Tokens(nn.Module):
+    """An embedding, and one dense layer used twice."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        dense = nn.Dense(6, name="shared")
+        x = nn.relu(dense(nn.relu(dense(nn.Embed(11, 6)(tokens)))))
+        return nn.Dense(3, name="head")(x.mean(1))
+
+
+def integers(module: nn.Module, inputs: jax.Array) -> tuple[Plan, Frozen, np.ndarray, np.ndarray]:
+    """Plan and frozen numbers of one input, the inputs of the file, and what the simulation answers."""
+    model = quantize(from_linen(module))
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
+    variables = calibrate(model, variables, [inputs])
+    plan, one = (make_plan(model, variables, x) for x in (inputs, inputs[:1]))
+    frozen = freeze(plan, variables)
+    simulated = jax.jit(functools.partial(simulate, plan, frozen))(inputs)
+    stored = inputs if plan.reads_tokens else quantized(inputs, frozen.grids[INPUT])
+    return one, freeze(one, variables), np.asarray(stored), np.asarray(simulated)
+
+
+def answers(content: bytes, inputs: np.ndarray) -> np.ndarray:
+    """What a file answers on XNNPACK."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    rows = []
+    for row in inputs:
+        interpreter.set_tensor(source["index"], row[None])
+        interpreter.invoke()
+        rows.append(interpreter.get_tensor(target["index"])[0].copy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("backend", ["litert", "jax2tf"])
+def test_pictures_to_pictures(backend: str):
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    plan, frozen, inputs, simulated = integers(Pictures(), x)
+    content, parity = integer_file(plan, frozen, backend)
+    np.testing.assert_array_equal(answers(content, inputs), simulated)
+    ops = read(content).op_counts
+    assert all(tensor.dtype != np.int64 for tensor in read(content).tensors)
+    assert {"RESIZE_NEAREST_NEIGHBOR", "MAXIMUM", "MINIMUM", "PADV2"} <= ops.keys()
+    assert "TRANSPOSE_CONV" not in ops
+    assert parity.groups == len(plan.weighted) + 2  # two sums
+
+
+@pytest.mark.parametrize("backend", ["litert", "jax2tf"])
+def test_tokens(backend: str):
+    tokens = jax.random.randint(jax.random.key(1), (6, 5), 0, 11)
+    plan, frozen, inputs, simulated = integers(Tokens(), tokens)
+    content, parity = integer_file(plan, frozen, backend)
+    np.testing.assert_array_equal(answers(content, inputs), simulated)
+    assert parity.constant_integers == 11 * 6
+    assert parity.kernel_integers == 2 * 6 * 6 + 6 * 3
+    assert read(content).op_counts["GATHER_ND"] == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gammas_of_every_sign_and_size(backend: str):
+    x = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
+    plan, frozen, inputs, simulated = integers(Gammas(), x)
+    kernel = frozen.kernels["Gammas/conv:conv"]
+    assert np.all(kernel.scale > 0)
+    silent = np.abs(kernel.kernel.reshape(-1, 6)).max(0) == 0
+    np.testing.assert_array_equal(silent, [False, True, True, True, False, False])
+    content, _ = integer_file(plan, frozen, backend)
+    np.testing.assert_array_equal(answers(content, inputs), simulated)
+    assert np.ptp(simulated.astype(int)) > 50
+
+
+def test_an_unknown_back_end_is_refused():
+    with pytest.raises(ValueError, match="unknown backend 'litter'.*did you mean 'litert'"):
+        integer_file(*integers(Tokens(), jnp.zeros((1, 5), jnp.int32))[:2], "litter")
+
+
+def test_a_layout_that_the_plan_is_not_for_is_refused():
+    plan, frozen, *_ = integers(Tokens(), jnp.zeros((1, 5), jnp.int32))
+    with pytest.raises(ValueError, match="batch is 4, and the plan is for 1"):
+        integer_file(plan, frozen, "litert", Layout(batch=4))
+    with pytest.raises(ValueError, match="input is 'uint8', .*reads tokens"):
+        integer_file(plan, frozen, "litert", Layout(input="uint8"))
+
+
+def test_a_file_of_tokens_may_give_floats():
+    tokens = jax.random.randint(jax.random.key(1), (6, 5), 0, 11)
+    plan, frozen, inputs, simulated = integers(Tokens(), tokens)
+    content, _ = integer_file(plan, frozen, "litert", Layout(output="float32"))
+    grid = frozen.grids[plan.output_site]
+    steps = simulated.astype(np.float32) - grid.zero_point
+    np.testing.assert_allclose(answers(content, inputs), steps * grid.scale, rtol=1e-6)
