@@ -14,6 +14,7 @@ import numpy as np
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.plan import Group, Plan
+from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.simulation import centred, simulate_group
 from jaxmini.evaluate.deviation import Deviation, deviation
@@ -21,6 +22,7 @@ from jaxmini.evaluate.interpreter import Interpreter, Kernels, encoded, in_batch
 from jaxmini.export import edges
 from jaxmini.export.correspondence import COMPUTING, correspond
 from jaxmini.export.flatbuffer import File
+from jaxmini.export.islands import collapsed
 from jaxmini.state import Array
 
 
@@ -97,7 +99,8 @@ class _Simulation:
         self.file, self.plan, self.frozen = file, plan, frozen
         found = correspond(file, plan, frozen)
         self.pairs, self.operands = found.pairs, found.operands
-        self.moved = {op.outputs[0] for op in file.ops if op.name not in COMPUTING}
+        ops = collapsed(file).ops
+        self.moved = {op.outputs[0] for op in ops if op.name not in COMPUTING}
 
     def __call__(self, tensors: Mapping[int, Array]) -> dict[int, Array]:
         expected: dict[int, Array] = {}
@@ -131,8 +134,11 @@ class _Simulation:
     ) -> dict[Value, Array]:
         """The group's operands as the file's operator reads them.
 
-        Where the file's tensor has another size (its padding is an operator), they are those of the plan.
+        Where the file's tensor has another size (its padding is an operator) or other axes (those of a
+        matrix product are turned), they are those of the plan.
         """
+        if isinstance(group, Product):
+            return dict(values)
         inputs = dict(values)
         for value, tensor in zip(self.sources(group), self.operands[group.name], strict=True):
             if self.expect_moved(value, tensor, values, tensors, expected):

@@ -14,6 +14,7 @@ import numpy as np
 from jaxmini.compress.quantize.evaluate import evaluate_all
 from jaxmini.compress.quantize.frozen import Dequantized, Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
 from jaxmini.compress.quantize.program import Value
 from jaxmini.state import Array
@@ -58,6 +59,12 @@ class Annotations(Dequantized):
     def constant(self, group: Group, position: int) -> Array:
         grid = self.frozen.constants[operand_name(group, position)].grid
         return fake_quant(super().constant(group, position), grid)
+
+    def mask(self, group: Mask, values: Array) -> Array:
+        """As the addition that the file computes."""
+        added = self.frozen.constants[operand_name(group, 1)]
+        table = fake_quant(jnp.asarray(added.float_values), added.grid)
+        return fake_quant(values + table, self.frozen.grids[group.site])
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return values  # the converter gives the pool the grid of its input

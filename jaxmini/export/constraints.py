@@ -4,13 +4,14 @@ The rules are those of the LiteRT 8-bit quantization specification, and of what 
 compute wrongly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxmini.export import edges
 from jaxmini.export.flatbuffer import File, Op, Tensor, read
+from jaxmini.export.islands import Allowed, FloatOp, collapsed
 
 # Axis of the output channels in each operator's kernel.
 CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
@@ -61,7 +62,20 @@ FIXED_GRID = {
     "LOG_SOFTMAX": (16 / 256, 127),
 }
 
-FREE_GRID = frozenset({"ADD", "SUB", "MUL", "MEAN", "BATCH_MATMUL", "RELU", "RELU6", "HARD_SWISH"})
+FREE_GRID = frozenset(
+    {
+        "ADD",
+        "BATCH_MATMUL",
+        "GELU",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "MEAN",
+        "MUL",
+        "RELU",
+        "RELU6",
+        "SUB",
+    }
+)
 
 ALLOWED = frozenset(CHANNEL_AXIS) | SAME_GRID | frozenset(FIXED_GRID) | FREE_GRID
 
@@ -83,12 +97,17 @@ class ConstraintError(ValueError):
 
 
 def check_integer(
-    source: File | Path | str | bytes, *, input: str = "int8", output: str = "int8"
+    source: File | Path | str | bytes,
+    islands: Sequence[Allowed] = (),
+    *,
+    input: str = "int8",
+    output: str = "int8",
 ) -> None:
     """Check that a file computes in integers alone and keeps every rule of the specification.
 
     Args:
         source: a file, its path or its bytes.
+        islands: what it computes in float: each exactly once, between these grids, and nothing else.
         input, output: the types that its ends should have. Operators that change other types into int8 are
             allowed there, and nowhere else.
 
@@ -98,20 +117,43 @@ def check_integer(
     """
     file = source if isinstance(source, File) else read(source)
     other_ends = list(_ends(file, input, output))
-    if broken := other_ends + list(violations(file if other_ends else edges.core(file))):
+    if broken := other_ends + list(violations(file if other_ends else edges.core(file), islands)):
         lines = "\n".join(f"  {line}" for line in broken)
         raise ConstraintError(f"the file is not a full-integer one:\n{lines}")
 
 
-def violations(file: File) -> Iterator[str]:
+def violations(file: File, islands: Sequence[Allowed] = ()) -> Iterator[str]:
     """Each broken rule of a file, with the operator that breaks it."""
-    for index, op in enumerate(file.ops):
-        where = f"operator {index} {op.name}"
+    places = {op.outputs: index for index, op in enumerate(file.ops)}
+    missing = list(islands)
+    for op in collapsed(file).ops:
+        where = f"operator {places[op.outputs]} {op.name}"
+        if isinstance(op, FloatOp):
+            yield from (f"{where}: {line}" for line in _island(file, op, missing))
+            continue
         if op.name not in ALLOWED:
             reason = REASONS.get(op.name, "it has no rule in jaxmini.export.constraints")
             yield f"{where} is not allowed: {reason}"
         for line in (*_types(file, op), *_kernel(file, op), *_grids(file, op)):
             yield f"{where}: {line}"
+    for island in missing:
+        yield f"the island {island.name} is not in the file"
+
+
+def _island(file: File, op: FloatOp, missing: list[Allowed]) -> Iterator[str]:
+    """What is wrong with an island; the declared one that it is is taken from those ``missing``."""
+    inputs = tuple(sorted(_grid(file.tensors[index]) for index in op.inputs))
+    output = _grid(file.tensors[op.outputs[0]])
+    names = " ".join(part.name for part in op.inland)
+    found = [island for island in missing if (island.inputs, island.output) == (inputs, output)]
+    if not found:
+        yield f"numbers leave the integers for {names}, and no such island is declared"
+        return
+    missing.remove(found[0])
+    known = found[0].operators
+    for part in op.inland:
+        if known is not None and part.name not in known:
+            yield f"the island {found[0].name} holds {part.name}, and may hold {', '.join(sorted(known))}"
 
 
 def _ends(file: File, input: str, output: str) -> Iterator[str]:

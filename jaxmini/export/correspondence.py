@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmini.compress.quantize import functions
 from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.functions import Apply
+from jaxmini.compress.quantize.islands import Island
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
     AveragePool,
     Elementwise,
@@ -20,9 +24,11 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
+from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
 from jaxmini.export.constraints import CHANNEL_AXIS
 from jaxmini.export.flatbuffer import File, Op
+from jaxmini.export.islands import ISLAND, collapsed
 
 # The operators that each kind of group becomes. Operators of no kind move numbers.
 OPERATORS: Mapping[type[Group], frozenset[str]] = {
@@ -31,7 +37,13 @@ OPERATORS: Mapping[type[Group], frozenset[str]] = {
     Mean: frozenset({"MEAN"}),
     AveragePool: frozenset({"AVERAGE_POOL_2D"}),
     Rectifier: frozenset({"RELU", "RELU6"}),
+    Product: frozenset({"BATCH_MATMUL"}),
+    Mask: frozenset({"ADD"}),
+    Apply: functions.OPERATORS,
+    Island: frozenset({ISLAND}),
 }
+# Those that compute with more than their first input.
+OF_MANY = OPERATORS[Elementwise] | OPERATORS[Product] | OPERATORS[Island]
 COMPUTING = frozenset().union(*OPERATORS.values())
 
 # Operators that name what they take where a mask is true before what they take where it is not.
@@ -69,7 +81,7 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
         plan: for the batch of the file.
         frozen: holds the kernels that tell parallel branches apart.
     """
-    walk = _Walk(file)
+    walk = _Walk(collapsed(file))
     roots: dict[Value, Roots] = {plan.program.input: (file.inputs[0],)}
     pairs: list[tuple[Group, Op | None]] = []
     operands: dict[str, tuple[int, ...]] = {}
@@ -112,7 +124,7 @@ class _Walk:
         self.left = [op for op in file.ops if op.name in COMPUTING]
 
     def take(self, group: Group, sources: list[Roots], frozen: Frozen) -> Op | None:
-        names = OPERATORS[type(group)]
+        names = {group.kind.operator} if isinstance(group, Apply) else OPERATORS[type(group)]
         fed = [op for op in self.left if op.name in names and self.sources(op) == sorted(sources)]
         if isinstance(group, Weighted) and len(fed) > 1:
             kernel = frozen.kernels[group.name].kernel
@@ -139,7 +151,7 @@ class _Walk:
 
     def read(self, op: Op) -> list[int]:
         """The tensors an operator computes with that are not constants."""
-        operands = op.inputs if op.name in OPERATORS[Elementwise] else op.inputs[:1]
+        operands = op.inputs if op.name in OF_MANY else op.inputs[:1]
         return [index for index in operands if self.file.tensors[index].data is None]
 
     def roots(self, tensor: int) -> Roots:

@@ -22,6 +22,7 @@ from jaxmini.export import (
 from jaxmini.export.annotate import annotated
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.converter import Backend, require_backend
+from jaxmini.export.islands import allowed
 from jaxmini.export.layout import USUAL, Layout
 from jaxmini.export.signature import EMBEDDING, OUTPUT
 
@@ -108,7 +109,8 @@ def _converted(plan: Plan, frozen: Frozen, backend: Backend, part: Plan | None) 
 
 
 def _check(file: flatbuffer.File, plan: Plan, frozen: Frozen, layout: Layout) -> parity.Parity:
-    constraints.check_integer(file, input=layout.input, output=layout.output)
+    islands = allowed(plan, frozen)
+    constraints.check_integer(file, islands, input=layout.input, output=layout.output)
     return parity.check(file, plan, frozen)
 
 

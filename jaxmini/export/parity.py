@@ -1,6 +1,7 @@
 """Parity: is the file the network that was trained? Every stored number is compared with the frozen tree."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
+from jaxmini.compress.quantize.islands import Island
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
     INPUT,
     Elementwise,
@@ -38,6 +41,7 @@ class Parity:
         grids: scales and zero points of activations.
         kernel_scales, kernel_integers, bias_integers: of the operators with a kernel.
         constant_integers: of the other constant operands.
+        island_floats: of what islands hold of the variables.
     """
 
     groups: int = 0
@@ -46,6 +50,7 @@ class Parity:
     kernel_integers: int = 0
     bias_integers: int = 0
     constant_integers: int = 0
+    island_floats: int = 0
 
 
 def check(source: File | Path | str | bytes, plan: Plan, frozen: Frozen) -> Parity:
@@ -115,8 +120,10 @@ class _Comparison:
         yield from self.rectifier(group, op)
         if isinstance(group, Weighted):
             yield from self.kernel(group, op)
-        if isinstance(group, Elementwise):
+        if isinstance(group, Elementwise | Mask):
             yield from self.constants(group, op)
+        if isinstance(group, Island):
+            yield from self.held(group, op)
 
     def grids(
         self, where: str, tensors: tuple[int, ...] | list[int], sites: list[str]
@@ -138,7 +145,20 @@ class _Comparison:
         yield from self.numbers(f"{group.name} kernel", "kernel_integers", kernel, frozen.kernel)
         yield from self.numbers(f"{group.name} bias", "bias_integers", bias, frozen.bias)
 
-    def constants(self, group: Elementwise, op: Op) -> Iterator[str]:
+    def held(self, group: Island, op: Op) -> Iterator[str]:
+        """What a normalisation holds must be in its island; a declared one is not looked into."""
+        if group.declared:
+            return
+        tensors = [self.file.tensors[i] for part in op.parts for i in part.inputs if i >= 0]
+        stored = [tensor.data.ravel() for tensor in tensors if tensor.data is not None]
+        for position, values in enumerate(self.frozen.held(group)):
+            self.compared["island_floats"] += values.size
+            if not any(map(functools.partial(_is_stored, values.ravel()), stored)) and not (
+                np.all(values == 0) or np.all(values == 1)  # converters leave out what does nothing
+            ):
+                yield f"{group.name}: what it holds, number {position}, is not in its island"
+
+    def constants(self, group: Elementwise | Mask, op: Op) -> Iterator[str]:
         stored = [self.file.tensors[i] for i in op.inputs if self.file.tensors[i].data is not None]
         frozen = self.constants_of(group)
         if len(stored) != len(frozen):
@@ -168,6 +188,8 @@ class _Comparison:
                     yield f"{group.name}: a constant operand of it is not in the file"
 
     def constants_of(self, group: Group) -> list[FrozenConstant]:
+        if isinstance(group, Mask):
+            return [self.frozen.constants[operand_name(group, 1)]]
         positions = [i for i, value in enumerate(group.inputs) if self.plan.is_constant(value)]
         return [self.frozen.constants[operand_name(group, position)] for position in positions]
 
@@ -195,6 +217,10 @@ class _Comparison:
         stored, frozen = _bounds(HIGHEST[name], grid), _bounds(clamp and clamp.high, grid)
         if stored != frozen:
             yield f"{group.name}: outputs are held to {stored} by {name}, frozen {frozen} by {clamp}"
+
+
+def _is_stored(values: np.ndarray, data: np.ndarray) -> bool:
+    return np.array_equal(np.broadcast_to(data, values.shape) if data.size == 1 else data, values)
 
 
 def _pair(grid: Grid) -> tuple[float, int]:

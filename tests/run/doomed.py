@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from jaxmini.__main__ import main
-from jaxmini.run import written
+from jaxmini.run import delivery
 from jaxmini.run.log import Log
 
 
@@ -29,7 +29,7 @@ def fate(how: str, delay: float) -> None:
 
 
 def doom(happen: Callable[[], None], stage: str, step: int) -> None:
-    progress, convert = Log.progress, written.tflite
+    progress, convert = Log.progress, delivery.write
 
     def observed_progress(log: Log, name: str, done: int, *figures: object) -> None:
         progress(log, name, done, *figures)
@@ -41,7 +41,7 @@ def doom(happen: Callable[[], None], stage: str, step: int) -> None:
             happen()
         return convert(*arguments, **options)
 
-    Log.progress, written.tflite = observed_progress, observed_convert
+    Log.progress, delivery.write = observed_progress, observed_convert
     if stage == "start":
         happen()
 

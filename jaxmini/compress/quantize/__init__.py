@@ -7,12 +7,14 @@ from jaxmini.compress.quantize.equalization import Equalization, equalizable, eq
 from jaxmini.compress.quantize.estimators import entropy, min_max, moving_average, mse, percentile
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, FrozenKernel, freeze
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import per_channel, per_tensor
 from jaxmini.compress.quantize.learned import learned_min_max, lsq, lsq_plus, observed, pact, tqt
 from jaxmini.compress.quantize.learned_kernels import lsq_per_channel, lsq_per_tensor
 from jaxmini.compress.quantize.oscillation import dampening, freezing, monitoring
 from jaxmini.compress.quantize.pictures import Method
 from jaxmini.compress.quantize.plan import Plan
+from jaxmini.compress.quantize.points import quant_point
 from jaxmini.compress.quantize.proposal import bytes_of, propose
 from jaxmini.compress.quantize.schedule import cosine, phases
 from jaxmini.compress.quantize.sensitivity import (
@@ -45,6 +47,7 @@ __all__ = [
     "entropy",
     "equalizable",
     "equalize",
+    "float_island",
     "floats_of",
     "freeze",
     "freezing",
@@ -68,6 +71,7 @@ __all__ = [
     "percentile",
     "phases",
     "propose",
+    "quant_point",
     "quantize",
     "rule",
     "sensitivity_of",

@@ -14,16 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxmini.compress.quantize.frozen import Frozen, freeze
 from jaxmini.compress.quantize.layerwise import Layer, Layerwise, outputs_of
 from jaxmini.compress.quantize.leaves import (
     Leaves,
     UnreachableError,
-    floats_of,
     replaced,
     unfolded_kernel,
 )
 from jaxmini.compress.quantize.pictures import checked_batches
 from jaxmini.compress.quantize.plan import Plan, Weighted
+from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array
 
@@ -99,17 +100,20 @@ class adaround:
             reasons = "; ".join(dict.fromkeys(missing.values())) or "there is no layer"
             raise ValueError(f"adaround: no layer has a kernel of its own: {reasons}")
         arrays, leaves = jax.tree.leaves(floats_of(variables)), Leaves(plan)
-        key, changes = jax.random.key(self.seed), {}
+        key, changes, learned = jax.random.key(self.seed), {}, {}
         for index, layer in enumerate(network):
             if layer.group.name in missing:
                 continue
             problem = problem_of(layer, plan.kernel(layer.group).limit)
             integers = learn(problem, self, jax.random.fold_in(key, index))
+            learned[layer.group.name] = integers
             kernel = integers.astype(np.float64) * layer.frozen.scale
             network.settle(layer, kernel.astype(np.float32), layer.frozen.float_bias)
             leaf = leaves.kernel(layer.group)
             changes[leaf] = unfolded_kernel(layer.group, kernel, arrays[leaf], network.values)
-        return replaced(variables, changes)
+        changed = replaced(variables, changes)
+        _check_frozen(freeze(plan, changed), learned)
+        return changed
 
 
 class Problem(NamedTuple):
@@ -153,6 +157,16 @@ def without_kernel(plan: Plan) -> Mapping[str, str]:
         except UnreachableError as error:
             found[group.name] = str(error)
     return found
+
+
+def _check_frozen(frozen: Frozen, learned: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError if freezing gives other integers than those learned."""
+    for name, integers in learned.items():
+        if np.any(frozen.kernels[name].kernel != integers):
+            raise ValueError(
+                f"adaround: freezing {name!r} does not give the integers learned: training holds some of "
+                "its weights: call calibrate(model, variables, batches) first, which lets them go"
+            )
 
 
 def problem_of(layer: Layer, limit: int) -> Problem:

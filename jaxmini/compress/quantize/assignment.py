@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from jaxmini.compress.quantize.estimators import Estimator
+from jaxmini.compress.quantize.estimators import Estimator, min_max
+from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import Kernel
 from jaxmini.compress.quantize.learned import Activation, observed
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, Plan
 
 
@@ -57,12 +59,13 @@ class rule:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What a scheme chooses for the parts of any plan: its defaults, and the rules that go before them."""
+    """What a scheme chooses for the parts of any plan: its defaults, the rules before them, islands."""
 
     estimator: Estimator
     kernel: Kernel
     rules: tuple[rule, ...] = ()
     activation: Activation = observed()
+    islands: tuple[float_island, ...] = ()
 
     def kernel_of(self, name: str) -> Kernel:
         """How the kernel of a group is rounded."""
@@ -127,7 +130,12 @@ def assign(plan: Plan, choices: Choices) -> Plan:
 def _shared(
     site: str, plan: Plan, choices: Choices, field: Literal["estimator", "activation"]
 ) -> Estimator | Activation:
-    """What a site gets, for all groups that share it."""
+    """What a site gets, for all groups that share it.
+
+    A mask's range reaches for what it hides, and nothing may clip or move that.
+    """
+    if any(isinstance(group, Mask) and group.site == site for group in plan.groups):
+        return min_max() if field == "estimator" else observed()
     of = choices.estimator_of if field == "estimator" else choices.activation_of
     sharing = {name: of(name) for name in _sharing(site, plan)}
     if len(set(sharing.values())) > 1:

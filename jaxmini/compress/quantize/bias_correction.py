@@ -15,12 +15,12 @@ from jaxmini.compress.quantize.layerwise import Layer, Layerwise, outputs_of
 from jaxmini.compress.quantize.leaves import (
     Leaves,
     UnreachableError,
-    floats_of,
     replaced,
     unfolded_shift,
 )
 from jaxmini.compress.quantize.pictures import checked_batches
 from jaxmini.compress.quantize.plan import Plan, Weighted
+from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array
 

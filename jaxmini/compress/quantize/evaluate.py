@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmini.compress.quantize.fold import fold
 from jaxmini.compress.quantize.lookup import Lookup
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
     INPUT,
     AveragePool,
@@ -22,9 +24,13 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
+from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value, read, run
+from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.model import Variables
 from jaxmini.state import Array
+
+LEAST = np.finfo(np.float32).min
 
 
 class Hooks(Protocol):
@@ -44,6 +50,12 @@ class Hooks(Protocol):
 
     def table(self, group: Lookup) -> Array:
         """The table of a lookup, put on ``group.site``."""
+
+    def held(self, group: Subgraph) -> list[Array]:
+        """What a subgraph reads of the variables, in the order of ``group.held``."""
+
+    def mask(self, group: Mask, values: Array) -> Array:
+        """The values with the hidden ones below all others, on the grid of ``group.site``."""
 
     def average(self, group: AveragePool, values: Array) -> Array:
         """The averages as they leave a pool: they stay on the grid of ``group.site``."""
@@ -68,6 +80,12 @@ class Float:
 
     def table(self, group: Lookup) -> Array:
         return self.activation(group.site, jnp.asarray(read(self.values, group.inputs[0])))
+
+    def held(self, group: Subgraph) -> list[Array]:
+        return [jnp.asarray(read(self.values, value)) for value in group.held]
+
+    def mask(self, group: Mask, values: Array) -> Array:
+        return group.hidden(self.activation(group.site, group.lowered(values)), LEAST)
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return values
@@ -119,5 +137,11 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
             values = jnp.mean(*operands, axis=group.axes).reshape(group.shape)
         case Elementwise():
             (values,) = group.op.bind(*operands)
+        case Product():
+            values = group.product(*operands)
+        case Subgraph():
+            values = group(operands, hooks.held(group))
+        case Mask():
+            return [hooks.mask(group, *operands)]
     clamp = getattr(group, "clamp", None)
     return [hooks.activation(group.site, values if clamp is None else clamp(values))]

@@ -13,8 +13,10 @@ from jaxmini.compress.quantize.grid import (
     fake_quant,
     fake_quant_average,
     fake_quant_steps,
+    least,
     symmetric,
 )
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
 from jaxmini.compress.quantize.ranges import Ranges, is_seen
 from jaxmini.compress.quantize.stored import KernelState
@@ -57,6 +59,10 @@ class FakeQuant(Float):
         return fake_quant(
             values, self.grids[group.site] if isinstance(group, Move) else symmetric(values)
         )
+
+    def mask(self, group: Mask, values: Array) -> Array:
+        rounded = self.activation(group.site, group.lowered(values))
+        return group.hidden(rounded, least(self.grids[group.site]))
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return fake_quant_average(values, self.grids[group.site])

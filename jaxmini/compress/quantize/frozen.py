@@ -17,13 +17,16 @@ from jaxmini.compress.quantize.grid import (
     Grid,
     fake_quant,
     fake_quant_average,
+    least,
     quantized,
     symmetric,
 )
 from jaxmini.compress.quantize.kernels import MOST_BITS, Kernel
 from jaxmini.compress.quantize.lookup import Lookup
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
 from jaxmini.compress.quantize.stored import KernelState, floats_of, in_force
+from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -82,12 +85,19 @@ class Frozen:
     Attributes:
         grids: the grid of each site of the plan.
         kernels: the kernel of each ``Weighted`` group, by the group's name.
-        constants: the constant operands of the other groups, by ``operand_name(group, position)``.
+        constants: the constant operands of the other groups, by ``operand_name(group, position)``; what a
+            mask adds is its second.
+        floats: what islands hold of the variables, float32, by ``operand_name(group, position in held)``.
     """
 
     grids: dict[str, Grid]
     kernels: dict[str, FrozenKernel]
     constants: dict[str, FrozenConstant]
+    floats: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def held(self, group: Subgraph) -> list[np.ndarray]:
+        """What a subgraph holds of the variables, in the order of ``group.held``."""
+        return [self.floats[operand_name(group, position)] for position in range(len(group.held))]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it as one flat dict of arrays, as ``numpy.savez`` takes it."""
@@ -100,6 +110,8 @@ class Frozen:
             flat |= _named(
                 f"constants/{name}", {"values": constant.values, **constant.grid._asdict()}
             )
+        for name, values in self.floats.items():
+            flat |= _named(f"floats/{name}", {"values": values})
         return flat
 
     @classmethod
@@ -113,6 +125,7 @@ class Frozen:
             "grids": {},
             "kernels": {},
             "constants": {},
+            "floats": {},
         }
         for key in arrays:
             kind, _, rest = key.partition("/")
@@ -127,6 +140,7 @@ class Frozen:
                 name: FrozenConstant(fields.pop("values"), Grid(**fields))
                 for name, fields in trees["constants"].items()
             },
+            {name: fields["values"] for name, fields in trees["floats"].items()},
         )
 
 
@@ -148,21 +162,23 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
     grids, states = jax.tree.map(np.asarray, in_force(plan, variables))
     floats = floats_of(variables)
     # One compiled program: run one by one, hundreds of small operations would be compiled each.
-    kernels, constants = jax.device_get(
+    kernels, constants, held = jax.device_get(
         jax.jit(functools.partial(_folded, plan))(floats, grids, states)
     )
     roundings = {group.name: plan.kernel(group) for group in plan.weighted}
     return Frozen(
         grids,
         {name: _frozen_kernel(roundings[name], *kernel) for name, kernel in kernels.items()},
-        {name: _frozen_constant(values, grid) for name, (values, grid) in constants.items()},
+        {name: _frozen_constant(_once(v), grid) for name, (v, grid) in constants.items()}
+        | _frozen_masks(plan, grids),
+        held,
     )
 
 
 def _folded(
     plan: Plan, variables: Variables, grids: dict[str, Grid], states: dict[str, KernelState]
-) -> tuple[dict, dict]:
-    """By name: kernel, bias, scale and input scale of the groups; values and grid of the constants."""
+) -> tuple[dict, dict, dict]:
+    """By name: kernel, bias, scale and input scale; values and grid of the constants; floats of islands."""
     floats, kernels, constants = Float(plan, variables), {}, {}
     for group in plan.weighted:
         kernel, bias = floats.weight(group)
@@ -175,7 +191,13 @@ def _folded(
                 values = floats.constant(group, position)
                 grid = grids[group.site] if isinstance(group, Move) else symmetric(values)
                 constants[operand_name(group, position)] = values, grid
-    return kernels, constants
+    held = {
+        operand_name(group, position): values
+        for group in plan.groups
+        if isinstance(group, Subgraph)
+        for position, values in enumerate(floats.held(group))
+    }
+    return kernels, constants, held
 
 
 class Dequantized:
@@ -195,13 +217,21 @@ class Dequantized:
         return jnp.asarray(kernel.float_kernel), jnp.asarray(kernel.float_bias)
 
     def constant(self, group: Group, position: int) -> Array:
-        return jnp.asarray(self.frozen.constants[operand_name(group, position)].float_values)
+        values = self.frozen.constants[operand_name(group, position)].float_values
+        return jnp.broadcast_to(values, self.plan.program.shape(group.inputs[position]))
 
     def table(self, group: Lookup) -> Array:
         return self.constant(group, 0)
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return fake_quant_average(values, self.frozen.grids[group.site])
+
+    def held(self, group: Subgraph) -> list[Array]:
+        return [jnp.asarray(values) for values in self.frozen.held(group)]
+
+    def mask(self, group: Mask, values: Array) -> Array:
+        rounded = self.activation(group.site, group.lowered(values))
+        return group.hidden(rounded, least(self.frozen.grids[group.site]))
 
 
 def _frozen_kernel(
@@ -219,8 +249,25 @@ def _frozen_kernel(
     )
 
 
+def _once(values: np.ndarray) -> np.ndarray:
+    """A constant that is repeated for each example, once: the batch size does not matter."""
+    repeated = values.ndim > 1 and len(values) > 1 and bool((values == values[:1]).all())
+    return values[:1] if repeated else values
+
+
 def _frozen_constant(values: np.ndarray, grid: Grid) -> FrozenConstant:
     return FrozenConstant(np.asarray(quantized(values, grid)), jax.tree.map(np.asarray, grid))
+
+
+def _frozen_masks(plan: Plan, grids: Mapping[str, Grid]) -> dict[str, FrozenConstant]:
+    """What each mask adds."""
+    masks = (group for group in plan.groups if isinstance(group, Mask))
+    return {
+        operand_name(mask, 1): FrozenConstant(
+            mask.steps(), mask.step(grids[plan.input_site(mask)], grids[mask.site])
+        )
+        for mask in masks
+    }
 
 
 def _named(prefix: str, fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -52,6 +52,11 @@ def symmetric(values: Array) -> Grid:
     )
 
 
+def least(grid: Grid) -> Array:
+    """The least number of a grid, float32 []."""
+    return (LOW - jnp.float32(grid.zero_point)) * jnp.float32(grid.scale)
+
+
 def quantized(values: Array, grid: Grid) -> jax.Array:
     """The nearest integers of the grid, int8, ties to even; numbers outside become its ends."""
     steps = jnp.round(values * (1 / grid.scale)) + jnp.float32(grid.zero_point)

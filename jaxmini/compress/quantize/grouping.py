@@ -11,7 +11,7 @@ import numpy as np
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.patterns import affine, rectified
-from jaxmini.compress.quantize.plan import INPUT, Clamp, Group, Plan, Weighted
+from jaxmini.compress.quantize.plan import INPUT, Clamp, Group, Plan
 from jaxmini.compress.quantize.program import Op, Program, Value, dependents, extended, needed
 
 # Moves that a rectifier may pass: relu(max_pool(x)) = max_pool(relu(x)), and a rounding is saved.
@@ -54,6 +54,7 @@ class Grouping:
         replaced: values that a rectifier left by moving up, and what now holds their numbers.
         site_of: the site of each value between groups, before ties.
         tied: a site's older partner.
+        fixed: the sites whose kernel knows one grid only.
     """
 
     def __init__(self, program: Program) -> None:
@@ -70,23 +71,19 @@ class Grouping:
         self.names: dict[str, int] = {}
         self.site_of: dict[int, str] = {program.input: INPUT}
         self.tied: dict[str, str] = {}
+        self.fixed: dict[str, Grid] = {}
 
     def finish(self, fixed: dict[str, Grid]) -> Plan:
-        """The plan of what has been gathered; ``fixed`` are the grids that are given."""
+        """The plan of what has been gathered; ``fixed`` are further grids that are given."""
+        fixed = fixed | self.fixed
         groups = tuple(dataclasses.replace(g, site=self.root(g.site)) for g in self.groups)
         site_of = {value: self.root(site) for value, site in self.site_of.items()}
         has_grid = self.program.types[self.program.input].dtype == np.float32
         sites = tuple(dict.fromkeys([INPUT] * has_grid + [g.site for g in groups]))
         ties = {root: self.partners(root) for root in sites if root in self.tied.values()}
-        if fixed.keys() & ties.keys():
-            raise ValueError(
-                f"quantize: the input's grid is given, and {', '.join(ties[INPUT])} must share it: "
-                "put a convolution between the input and the concatenation"
-            )
-        constants = {v for g in groups for v in g.inputs if v not in site_of}
-        for g in groups:
-            if isinstance(g, Weighted):
-                constants |= {g.kernel, *(step.operand for step in g.chain)}
+        for root, others in ties.items():
+            _check_shared(root, others, fixed)
+        constants = {v for g in groups for v in (*g.inputs, *g.held) if v not in site_of}
         weights = (op for op in self.program.ops if not self.is_activation(op.outputs[0]))
         weight_ops = needed(weights, constants)
         return Plan(self.program, self.output, groups, sites, site_of, fixed, ties, weight_ops)
@@ -100,9 +97,10 @@ class Grouping:
         return tuple(self.replaced.get(v, v) if isinstance(v, int) else v for v in op.inputs)
 
     def only_consumer(self, value: int) -> Op | None:
-        """The one operation that reads a value, None if others see it too."""
+        """The one operation that reads a value; None if others see it too, or another group has it."""
         consumers = self.consumers.get(value, [])
-        return consumers[0] if len(consumers) == 1 and value != self.output else None
+        alone = len(consumers) == 1 and value != self.output
+        return consumers[0] if alone and consumers[0].outputs[0] not in self.taken else None
 
     # -- absorbing operations into a group
 
@@ -161,10 +159,19 @@ class Grouping:
         if self.output == value:
             self.output = by
 
+    def merge(self, op: Op, source: int) -> None:
+        """Let ``op`` be the identity: its readers read ``source``."""
+        others = [reader for reader in self.consumers.get(source, []) if reader is not op]
+        self.replace(op.outputs[0], source)
+        self.consumers[source] = others + self.consumers[source]
+
     # -- sites
 
     def name(self, op: Op, label: str | None = None) -> str:
-        name = f"{op.path}:{label or LABELS.get(op.name, op.name)}"
+        return self.unique(f"{op.path}:{label or LABELS.get(op.name, op.name)}")
+
+    def unique(self, name: str) -> str:
+        """The name, numbered if groups have it already."""
         count = self.names[name] = self.names.get(name, -1) + 1
         return f"{name}_{count}" if count else name
 
@@ -184,7 +191,32 @@ class Grouping:
         """The sites that were tied to ``root``."""
         return tuple(site for site in self.tied if self.root(site) == root)
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a group and its site another name."""
+
+        def renamed(name: str) -> str:
+            return new if name == old else name
+
+        self.groups = [
+            dataclasses.replace(group, name=renamed(group.name), site=renamed(group.site))
+            for group in self.groups
+        ]
+        self.site_of = {value: renamed(site) for value, site in self.site_of.items()}
+        self.fixed = {renamed(site): grid for site, grid in self.fixed.items()}
+
     def add(self, group: Group) -> None:
         """Append a group; its outputs lie on its site."""
         self.groups.append(group)
         self.site_of.update(dict.fromkeys(group.outputs, group.site))
+
+
+def _check_shared(root: str, others: tuple[str, ...], fixed: dict[str, Grid]) -> None:
+    """Refuse a given grid that others must share."""
+    given = next((site for site in (root, *others) if site in fixed), None)
+    if given is not None and len({fixed.get(site) for site in (root, *others)}) > 1:
+        name = "the input" if given == INPUT else given
+        sharing = ", ".join(site for site in (root, *others) if site != given)
+        raise ValueError(
+            f"quantize: the grid of {name} is given, and {sharing} must share it: "
+            f"put a convolution between {name} and the concatenation"
+        )

@@ -97,7 +97,9 @@ class _Run:
 
     def __init__(self, plan: Plan, hooks: Hooks, inputs: Array) -> None:
         self.plan, self.hooks = plan, hooks
-        self.values = {plan.program.input: hooks.activation(INPUT, jnp.asarray(inputs))}
+        inputs = jnp.asarray(inputs)
+        first = inputs if plan.reads_tokens else hooks.activation(INPUT, inputs)
+        self.values = {plan.program.input: first}
         self.last = {
             v: i for i, g in enumerate(plan.groups) for v in g.inputs if isinstance(v, int)
         }

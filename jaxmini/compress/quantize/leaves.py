@@ -6,7 +6,7 @@ group shall compute with is written back to the variables that it is folded from
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -41,13 +41,13 @@ class Shift(NamedTuple):
 
 
 class Leaves:
-    """The variables of a plan, as positions in ``jax.tree.leaves`` of them (``quant`` left out)."""
+    """The variables of a plan, as positions in ``jax.tree.leaves(floats_of(variables))``."""
 
     def __init__(self, plan: Plan) -> None:
         program = plan.program
         self._plan = plan
         self._position = {value: index for index, value in enumerate(program.variables)}
-        self._readers = Counter(value for op in program.ops for value in op.inputs if _is(value))
+        self._readers = Counter(filter(_is, _read(plan)))
         self._maker: dict[int, Op] = {out: op for op in program.ops for out in op.outputs}
 
     def kernel(self, group: Weighted) -> int:
@@ -119,16 +119,31 @@ class Leaves:
         return next((leaf for leaf in leaves if leaf is not None), None)
 
 
+def _read(plan: Plan) -> Iterator[Value | None]:
+    """The values that a plan reads, each as often as it does."""
+    for op in plan.weight_ops:
+        yield from op.inputs
+    for group in plan.groups:
+        yield from group.inputs
+        if isinstance(group, Weighted):
+            yield group.kernel
+            yield from (step.operand for step in group.chain)
+
+
 def replaced(variables: Variables, changes: Mapping[int, np.ndarray]) -> Variables:
-    """The variables with other arrays at some leaves of the float model, in their shapes and dtypes."""
+    """The variables with other arrays at some leaves, in the shapes and dtypes of the old.
+
+    What quantization keeps among them stays.
+    """
     leaves, structure = jax.tree.flatten(floats_of(variables))
     for index, array in changes.items():
         old = leaves[index]
         leaves[index] = jax.numpy.asarray(np.reshape(array, old.shape), old.dtype)
-    changed = jax.tree.unflatten(structure, leaves)
-    if (learned := variables.get("params", {}).get(LEARNED)) is not None:
-        changed["params"] = {**changed["params"], LEARNED: learned}
-    return {**variables, **changed}
+    floats = jax.tree.unflatten(structure, leaves)
+    kept = {name: tree for name, tree in variables.items() if name not in floats}
+    if LEARNED in variables.get("params", {}):
+        floats["params"] = {**floats["params"], LEARNED: variables["params"][LEARNED]}
+    return {**floats, **kept}
 
 
 def unfolded_kernel(

@@ -8,6 +8,8 @@ from jaxmini.compress.quantize.fold import Affine, is_per_channel
 from jaxmini.compress.quantize.plan import Clamp
 from jaxmini.compress.quantize.program import Literal, Op, Program, Value
 
+# Numbers below are minus infinity in all but name: -1e9, the least float32.
+HIDDEN = -1e4
 AFFINE = frozenset({"add", "sub", "mul", "div", "neg"})
 
 
@@ -16,6 +18,11 @@ def scalar(value: Value) -> float | None:
     if isinstance(value, Literal) and value.value.size == 1:
         return float(value.value.reshape(()))
     return None
+
+
+def hides(value: Value) -> bool:
+    """Whether a literal holds minus infinity in all but name (-1e9, the least float32): a mask's."""
+    return isinstance(value, Literal) and bool((np.asarray(value.value) < HIDDEN).any())
 
 
 def rectified(op: Op, before: Clamp | None) -> Clamp | None:
@@ -58,5 +65,7 @@ def affine(
     left = inputs[1] == source
     operand = inputs[0] if left else inputs[1]
     if operand == source or not is_per_channel(program.shape(operand), channels):
+        return None
+    if hides(operand):
         return None
     return None if left and op.name == "div" else Affine(op.name, operand, left)

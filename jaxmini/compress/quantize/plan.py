@@ -56,6 +56,16 @@ class Group:
     outputs: tuple[int, ...]
     op: Op
 
+    @property
+    def in_float(self) -> bool:
+        """Whether a file computes it in float, between integers and integers."""
+        return False
+
+    @property
+    def held(self) -> tuple[Value | None, ...]:
+        """What it reads besides its inputs, of the variables alone."""
+        return ()
+
     def __str__(self) -> str:
         """What the group does beyond what its name says."""
         return ""
@@ -76,6 +86,10 @@ class Weighted(Group):
     chain: tuple[Affine, ...]
     channels: tuple[int, ...]
     clamp: Clamp | None
+
+    @property
+    def held(self) -> tuple[Value | None, ...]:
+        return (self.kernel, *(step.operand for step in self.chain))
 
     def kernel_array(self, values: Mapping[int, Array]) -> Array:
         """The kernel as the model holds it, [..., O]."""
@@ -213,6 +227,11 @@ class Plan:
         """Whether the input is numbers of tokens, int32, which lie on no grid."""
         return INPUT not in self.sites
 
+    @property
+    def islands(self) -> tuple[Group, ...]:
+        """The groups that stay in float."""
+        return tuple(group for group in self.groups if group.in_float)
+
     def estimator(self, site: str) -> Estimator:
         """What calibration makes a site's range with."""
         return self.estimators.get(site, min_max())
@@ -258,6 +277,8 @@ class Plan:
             f"  given: {site}, scale {grid.scale:.8g}, zero point {grid.zero_point}"
             for site, grid in self.fixed.items()
         ]
+        if self.islands:
+            lines.append(f"  in float: {', '.join(group.name for group in self.islands)}")
         lines += [f"  input: {choice}" for choice in self._grid_choices(INPUT)]
         return "\n".join(lines)
 

@@ -6,23 +6,27 @@ import jax.numpy as jnp
 
 from jaxmini.compress.quantize.program import Op, Program
 
+NORMALIZE = "write normalisation as nn.LayerNorm or nn.RMSNorm, whose parts stay together"
+
+KNOWN_BEFORE = "make masks and choices of what is known before the model runs, its shapes"
+
 REMEDIES = {
     "argmax": "return the logits, and take the largest outside the quantized model",
     "cond": "write the choice in Python",
     "convert_element_type": "compute in floats; look up numbers of tokens with nn.Embed",
-    "erf": "use relu or relu6 for gelu",
     "eq": "return the logits; use nn.Embed for one_hot",
-    "exp": "return the logits, and leave softmax to the loss",
-    "ge": "use relu or relu6 for leaky_relu",
-    "gt": "use relu or relu6 for leaky_relu",
-    "integer_pow": "use BatchNorm for LayerNorm, relu for gelu",
+    "erf": "use the tanh form, nn.gelu(x, approximate=True)",
+    "erfc": "use the tanh form, nn.gelu(x, approximate=True)",
+    "exp": "use jax.nn.softmax over the last axis",
+    "ge": KNOWN_BEFORE,
+    "gt": KNOWN_BEFORE,
+    "integer_pow": "write the power as products; gelu as nn.gelu(x, approximate=True)",
     "log": "return the logits, and leave log_softmax to the loss",
-    "logistic": "use relu or relu6 for sigmoid and silu",
-    "max": "use relu or relu6; return the logits, and leave softmax to the loss",
+    "max": "use relu or relu6; take softmax over the last axis",
     "min": "use relu6",
-    "rsqrt": "use BatchNorm for LayerNorm and GroupNorm",
-    "square": "use BatchNorm for LayerNorm and GroupNorm",
-    "tanh": "use relu or relu6 for tanh and gelu",
+    "rsqrt": NORMALIZE,
+    "sqrt": NORMALIZE,
+    "square": f"write x * x; {NORMALIZE}",
     "while": "give the loop a fixed number of steps (lax.scan, lax.fori_loop), or write it in Python",
 }
 
@@ -34,7 +38,9 @@ def refuse(op: Op, reason: str | None = None, remedy: str | None = None) -> NoRe
     remedy = remedy or REMEDIES.get(
         op.name, "compute it outside the quantized model, or replace it"
     )
-    raise ValueError(f"quantize: {reason} ({op.name!r} in {where}): {remedy}")
+    module = op.path.partition("/")[2]
+    island = f", or declare it a float_island({module!r})" if module else ""
+    raise ValueError(f"quantize: {reason} ({op.name!r} in {where}): {remedy}{island}")
 
 
 def check_batch_statistics(op: Op) -> None:
@@ -51,6 +57,8 @@ def check_batch_statistics(op: Op) -> None:
 def check_float32(op: Op, program: Program) -> None:
     """Refuse activations of another dtype."""
     for value in op.outputs:
+        if program.types[value].dtype == jnp.bool_:
+            refuse(op, "it asks a question of numbers that the model computes", KNOWN_BEFORE)
         if program.types[value].dtype != jnp.float32:
             refuse(op, f"it computes in {program.types[value].dtype}", "build the model in float32")
 

@@ -5,10 +5,11 @@ An operation without a rule is an error: what training did not see would be wron
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxmini.compress.quantize import functions, islands, masks, points, products
 from jaxmini.compress.quantize.contraction import is_plain, rearranged
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.grouping import Grouping
@@ -35,11 +36,16 @@ from jaxmini.compress.quantize.refusal import (
 from jaxmini.compress.quantize.upsampling import is_transposed, transposed_convolution
 
 
-def group(program: Program, input_grid: Grid | None = None) -> Plan:
+def group(
+    program: Program,
+    input_grid: Grid | None = None,
+    declared: Sequence[islands.float_island] = (),
+) -> Plan:
     """The plan of a program.
 
     Args:
         input_grid: the grid of the model's input where it is known (that of its pixels).
+        declared: the parts that stay in float.
 
     Raises:
         ValueError: something between the input and the output has no int8 form; names the operation, its
@@ -58,8 +64,11 @@ def group(program: Program, input_grid: Grid | None = None) -> Plan:
         active = [op for op in active if program.types[op.outputs[0]].dtype == np.float32]
     for op in active:
         check_batch_statistics(op)
+    regions = islands.find(grouping, declared)
     for op in active:
-        if op.outputs[0] not in grouping.taken:
+        if op.outputs[0] in regions:
+            regions[op.outputs[0]].place(grouping)
+        elif op.outputs[0] not in grouping.taken and not functions.apply_function(grouping, op):
             if op.name in RULES:
                 check_float32(op, program)
             RULES.get(op.name, _no_rule)(grouping, op)
@@ -77,7 +86,8 @@ def _product(grouping: Grouping, op: Op) -> None:
     inputs, kernel = grouping.inputs(op)
     is_dot = op.name == "dot_general"
     if grouping.is_activation(kernel) and (grouping.is_activation(inputs) or not is_dot):
-        refuse(op, "it multiplies activations with activations", "multiply with a kernel instead")
+        _of_activations(grouping, op)
+        return
     if not is_dot and is_transposed(op):
         transposed_convolution(grouping, op)
         return
@@ -97,8 +107,16 @@ def _product(grouping: Grouping, op: Op) -> None:
     grouping.add(Weighted(name, name, (inputs,), (value,), op, kernel, chain, channels, clamp))
 
 
+def _of_activations(grouping: Grouping, op: Op) -> None:
+    if op.name != "dot_general":
+        refuse(op, "its kernel is computed from the input", "give it a kernel of its own")
+    products.product(grouping, op)
+
+
 def _arithmetic(grouping: Grouping, op: Op) -> None:
     """A sum, difference or product; of a number a channel it is a scaling, with all that follows."""
+    if masks.added_mask(grouping, op):
+        return
     inputs = grouping.inputs(op)
     sources = [value for value in inputs if grouping.is_activation(value)]
     shape = grouping.program.shape(sources[0])
@@ -184,6 +202,11 @@ def _concatenate(grouping: Grouping, op: Op) -> None:
     joined(grouping, dataclasses.replace(op, inputs=kept))
 
 
+def _select(grouping: Grouping, op: Op) -> None:
+    """A mask of scores, or a choice between numbers by places that are known."""
+    (masks.selection if masks.is_mask(grouping, op) else selected)(grouping, op)
+
+
 def _gather(grouping: Grouping, op: Op) -> None:
     """Known places of an activation, or rows of a table at the input's numbers."""
     (taken if grouping.is_activation(op.inputs[0]) else looked_up)(grouping, op)
@@ -193,12 +216,13 @@ RULES: dict[str, Callable[[Grouping, Op], None]] = {
     "conv_general_dilated": _product,
     "dot_general": _product,
     **dict.fromkeys(("add", "sub", "mul", "div", "neg"), _arithmetic),
+    "name": points.point,
     "reduce_sum": _mean,
     "reduce_window_sum": _average_pool,
     **dict.fromkeys(("relu", "relu6", "max", "min"), _rectifier),
     **dict.fromkeys(("concatenate", "stack"), _concatenate),
     "gather": _gather,
-    "select_n": selected,
+    "select_n": _select,
     **dict.fromkeys(
         (
             "broadcast_in_dim",

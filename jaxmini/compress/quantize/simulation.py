@@ -4,14 +4,19 @@ XNNPACK is what LiteRT runs on CPUs. Values are carried as ``q - zero_point`` in
 integers exactly; sums that may pass 2**24 are made in parts and added as int32.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmini.compress.quantize.fixed_point import multiplied
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
+from jaxmini.compress.quantize.functions import Apply
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid, quantized
+from jaxmini.compress.quantize.islands import Island
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
     INPUT,
     AveragePool,
@@ -24,6 +29,7 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
+from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
 from jaxmini.state import Array
 
@@ -85,21 +91,21 @@ class _Integers:
         if not self.plan.is_constant(value):
             return values[value]
         constant = self.constant(position)
-        return centred(constant.values, constant.grid)
+        shape = self.plan.program.shape(value)
+        return jnp.broadcast_to(centred(constant.values, constant.grid), shape)
 
     def constant(self, position: int) -> FrozenConstant:
         return self.frozen.constants[operand_name(self.group, position)]
 
-    def scale(self, position: int) -> np.float32:
-        """The scale of an operand."""
+    def source(self, position: int = 0) -> Grid:
+        """The grid of an operand."""
         value = self.group.inputs[position]
-        constant = self.plan.is_constant(value)
-        grid = (
-            self.constant(position).grid
-            if constant
-            else self.frozen.grids[self.plan.site_of[value]]
-        )
-        return np.float32(grid.scale)
+        if self.plan.is_constant(value):
+            return self.constant(position).grid
+        return self.frozen.grids[self.plan.site_of[value]]
+
+    def scale(self, position: int) -> np.float32:
+        return np.float32(self.source(position).scale)
 
     def __call__(self, *operands: Array) -> list[Array]:
         group = self.group
@@ -108,6 +114,13 @@ class _Integers:
                 return group.move(*operands)
             case AveragePool():
                 return [self.average(group.window_sum(*operands))]
+        values = self.computed(*operands)
+        return [_clamped(values, getattr(group, "clamp", None), self.grid)]
+
+    def computed(self, *operands: Array) -> Array:
+        """What a group that computes leaves, before its rectifier."""
+        group = self.group
+        match group:
             case Rectifier():
                 (values,) = operands
             case Weighted():
@@ -116,7 +129,15 @@ class _Integers:
                 values = self.mean(*operands)
             case Elementwise():
                 values = self.product(*operands) if group.op.name == "mul" else self.sum(*operands)
-        return [_clamped(values, getattr(group, "clamp", None), self.grid)]
+            case Product():
+                values = self.matrices(*operands)
+            case Apply():
+                values = group.kind.integers(*operands, self.source(), self.grid)
+            case Mask():
+                values = self.mask(*operands)
+            case Island():
+                values = self.island(*operands)
+        return values
 
     def rounded(self, values: Array) -> Array:
         """Nearest integers, ties to even, held to the grid."""
@@ -154,13 +175,38 @@ class _Integers:
         return self.rounded(_apply(self.group, first, second) * multiplier)
 
     def sum(self, first: Array, second: Array) -> Array:
+        add = functools.partial(_apply, self.group)
+        return self.fixed_point_sum((first, second), (self.scale(0), self.scale(1)), add)
+
+    def mask(self, inputs: Array) -> Array:
+        added = self.constant(1)
+        terms = inputs, jnp.float32(added.values)
+        return self.fixed_point_sum(terms, (self.scale(0), np.float32(added.grid.scale)), jnp.add)
+
+    def fixed_point_sum(
+        self,
+        operands: tuple[Array, Array],
+        scales: tuple[np.float32, np.float32],
+        add: Callable[[Array, Array], Array],
+    ) -> Array:
         """XNNPACK's fixed-point addition: 21-bit multipliers, one shift, ties up."""
-        ratios = [self.scale(position) / self.grid.scale for position in range(2)]
+        ratios = [scale / self.grid.scale for scale in scales]
         shift = ADD_BITS - int(np.floor(np.log2(max(ratios))))
         multipliers = [int(np.rint(np.ldexp(np.float64(ratio), shift))) for ratio in ratios]
-        terms = (v.astype(jnp.int32) * m for v, m in zip((first, second), multipliers, strict=True))
-        total = _apply(self.group, *terms) + (1 << (shift - 1))
+        terms = (v.astype(jnp.int32) * m for v, m in zip(operands, multipliers, strict=True))
+        total = add(*terms) + (1 << (shift - 1))
         return self.rounded(lax.shift_right_arithmetic(total, jnp.int32(shift)).astype(jnp.float32))
+
+    def matrices(self, first: Array, second: Array) -> Array:
+        """Sums in int32, TensorFlow Lite's own rounding: XNNPACK has no such kernel."""
+        total = self.group.product(first.astype(jnp.int32), second.astype(jnp.int32), np.int32)
+        factor = float(self.scale(0) * self.scale(1)) / float(self.grid.scale)
+        return self.rounded(multiplied(total, factor).astype(jnp.float32))
+
+    def island(self, *operands: Array) -> Array:
+        floats = [v * self.scale(position) for position, v in enumerate(operands)]
+        held = [jnp.asarray(values) for values in self.frozen.held(self.group)]
+        return self.rounded(self.group(floats, held) * (1 / np.float32(self.grid.scale)))
 
 
 def _apply(group: Group, *operands: Array) -> Array:

@@ -17,6 +17,7 @@ from jaxmini.compress.quantize.estimators import Estimator, Statistics, min_max
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.fake import FakeQuant, Train
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
+from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import Kernel, per_channel
 from jaxmini.compress.quantize.learned import Activation, observed
 from jaxmini.compress.quantize.learning import Learn, Manner
@@ -48,7 +49,8 @@ class int8:
         estimator: what ``calibrate`` makes ranges with. Those of one that clips (``percentile``, ``mse``,
             ``entropy``) stay as calibrated, whatever the momentum: a batch shows its extremes only.
         kernel: one scale a channel or a tensor (``per_channel``, ``per_tensor``), its bits, its clip.
-        rules: what parts of the network get in place of these, by path; the first match decides.
+        rules: what parts of the network get in place of these, by path; the first match decides. A
+            ``float_island`` keeps its modules out of the integers.
         activation: how training moves grids: ``observed`` by the moving average, ``lsq``, ``lsq_plus``,
             ``learned_min_max``, ``tqt`` or ``pact`` (of rectified sites; the others stay observed) by
             gradients. Grids that are given are not moved.
@@ -60,7 +62,7 @@ class int8:
     momentum: float = 0.99
     estimator: Estimator = min_max()
     kernel: Kernel = per_channel()
-    rules: tuple[rule, ...] = ()
+    rules: tuple[rule | float_island, ...] = ()
     activation: Activation = observed()
     schedule: phases = phases()
     oscillation: monitoring | None = None
@@ -69,7 +71,10 @@ class int8:
         if not 0 <= self.momentum <= 1:
             raise ValueError(f"int8: momentum is {self.momentum}, expected 0..1")
         check(self.estimator, self.kernel, "int8", self.activation)
-        if not (isinstance(self.rules, tuple) and all(isinstance(r, rule) for r in self.rules)):
+        known = isinstance(self.rules, tuple) and all(
+            isinstance(one, rule | float_island) for one in self.rules
+        )
+        if not known:
             raise TypeError(f"int8: rules are {self.rules!r}, expected a tuple as (rule(...),)")
         if not isinstance(self.schedule, phases):
             raise TypeError(f"int8: schedule is {self.schedule!r}, expected one as phases(100)")
@@ -87,7 +92,13 @@ class int8:
     @property
     def choices(self) -> Choices:
         """What is chosen for the parts of a plan."""
-        return Choices(self.estimator, self.kernel, self.rules, self.activation)
+        return Choices(
+            self.estimator,
+            self.kernel,
+            tuple(one for one in self.rules if isinstance(one, rule)),
+            self.activation,
+            tuple(one for one in self.rules if isinstance(one, float_island)),
+        )
 
     @property
     def manner(self) -> Manner:
@@ -97,7 +108,7 @@ class int8:
     @property
     def learns(self) -> bool:
         """Whether training decides on more than ranges."""
-        parts = (self, *self.rules)
+        parts = (self, *(one for one in self.rules if isinstance(one, rule)))
         return (
             any(getattr(part.activation, "learned", ()) for part in parts)
             or any(getattr(part.kernel, "learned", False) for part in parts)
@@ -182,7 +193,9 @@ def calibrate(
     if not is_quantized(model):
         raise ValueError("calibrate: the model has no ranges: give it quantize(model)")
     floats, (of, scheme, grid), known = floats_of(variables), model.apply.args, {}
-    choices = scheme.choices if estimator is None else Choices(estimator, scheme.kernel)
+    choices = scheme.choices
+    if estimator is not None:
+        choices = Choices(estimator, scheme.kernel, islands=choices.islands)
     check(choices.estimator, choices.kernel, "calibrate")
     observe, plan = jax.jit(functools.partial(_observe, of, choices, grid)), None
     for number, batch in enumerate(batches):
@@ -214,15 +227,21 @@ def _plan(
 ) -> Plan:
     leaves, tree = jax.tree.flatten((floats_of(variables), inputs))
     types = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
-    plan = _grouped(model, tree, types, grid)
+    plan = _grouped(model, tree, types, grid, choices.islands)
     return plan if choices == int8().choices else assign(plan, choices)
 
 
 @functools.lru_cache(maxsize=64)
-def _grouped(model: Model, tree: jax.tree_util.PyTreeDef, types: tuple, grid: Grid | None) -> Plan:
+def _grouped(
+    model: Model,
+    tree: jax.tree_util.PyTreeDef,
+    types: tuple,
+    grid: Grid | None,
+    islands: tuple[float_island, ...],
+) -> Plan:
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
     variables, inputs = jax.tree.unflatten(tree, leaves)
-    return group(trace(model, variables, inputs), grid)
+    return group(trace(model, variables, inputs), grid, islands)
 
 
 def _init(

@@ -83,4 +83,4 @@ def test_a_constant_convolved_by_an_activation_is_refused():
                 picture, kernel, (1, 1), "SAME", dimension_numbers=layout
             )
 
-    assert "multiplies activations with activations" in refusal(Net())
+    assert "its kernel is computed from the input" in refusal(Net())

@@ -1,5 +1,7 @@
 """Plans read as intended, do not depend on the batch size, and refuse what they do not know."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -148,13 +150,15 @@ class Outer(nn.Module):
 
 REFUSED = {
     "sin": (jnp.sin, r"'sin' has no int8 form \('sin' in the module Outer/block\)"),
-    "square": (jnp.square, "use BatchNorm for LayerNorm"),
-    "softmax": (jax.nn.softmax, "return the logits, and leave softmax to the loss"),
-    "silu": (jax.nn.silu, "use relu or relu6 for sigmoid and silu"),
+    "square": (jnp.square, "write x \\* x; write normalisation as nn.LayerNorm"),
+    "softmax": (functools.partial(jax.nn.softmax, axis=1), "take softmax over the last axis"),
+    "gelu": (functools.partial(nn.gelu, approximate=False), "nn.gelu\\(x, approximate=True\\)"),
     "integers": (lambda x: x.astype(jnp.int32).astype(jnp.float32), "compute in floats"),
-    "leaky_relu": (nn.leaky_relu, "use relu or relu6 for leaky_relu"),
     "argmax": (lambda x: jnp.argmax(x, -1, keepdims=True), "take the largest outside"),
-    "two_activations": (lambda x: x @ x.swapaxes(2, 3), "multiplies activations with activations"),
+    "examples": (
+        lambda x: jnp.einsum("bhwc,dhwc->bdhw", x, x),
+        "activations of different examples",
+    ),
     "power": (lambda x: x**3, "'integer_pow'"),
     "pad": (
         lambda x: lax.pad(x, x[0, 0, 0, 0], ((0, 0, 0), (1, 1, 0), (0, 0, 0), (0, 0, 0))),
@@ -163,8 +167,17 @@ REFUSED = {
     "sum": (lambda x: x.sum((1, 2), keepdims=True), "a sum that is no mean"),
     "reciprocal": (lambda x: 1 / x, "'div'"),
     "clip": (lambda x: jnp.clip(x, 0, 3), "'min'"),
-    "layer_norm": (lambda x: nn.LayerNorm(name="norm")(x), "Outer/block"),
     "maximum": (lambda x: jnp.maximum(x, 1.0), "use relu or relu6"),
+    "island": (jnp.sin, r"or declare it a float_island\('block'\)"),
+    "mask": (lambda x: jnp.where(x > 0, x, -1e9), "known before the model runs"),
+    "mixed_mask": (
+        lambda x: x + jnp.where(jnp.eye(12, 4, dtype=bool), 1.0, -1e9)[None, None],
+        "a mask and numbers in one",
+    ),
+    "hidden_row": (
+        lambda x: jnp.where(jnp.eye(12, 4, dtype=bool), x, -1e9),
+        "hides all numbers of a row",
+    ),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxmini import data
-from jaxmini.compress.quantize.leaves import floats_of
+from jaxmini.compress.quantize import floats_of
 from jaxmini.model import Model, Variables, from_linen
 from jaxmini.models.mobilenet import Conv, Inverted, MobileNet
 

@@ -110,3 +110,69 @@ def disturbed(variables, seed=0):
 
 def start(model, inputs, seed=0):
     return disturbed(jax.jit(model.init)(jax.random.key(seed), inputs), seed)
+
+
+class Attention(nn.Module):
+    """Patches, a class token, masked attention of linen and by hand, norms of every kind, gelu."""
+
+    classes: int = 5
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(12, (4, 4), 4, name="embed")(x).reshape(x.shape[0], -1, 12)
+        token = self.param("token", nn.initializers.normal(1.0), (1, 1, 12))
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, 12)), x], 1)
+        y = nn.LayerNorm(name="norm0")(x)
+        mask = nn.make_causal_mask(jnp.ones(y.shape[:2]))
+        x = x + nn.MultiHeadDotProductAttention(2, name="attention")(y, mask=mask)
+        y = nn.RMSNorm(name="norm1")(x)
+        query, key, value = jnp.split(nn.Dense(24, name="qkv")(y), 3, -1)
+        scores = jnp.einsum("bqd,bkd->bqk", query, key) / jnp.sqrt(8.0)
+        seen = jnp.tril(jnp.ones(scores.shape[1:], bool))
+        x = x + nn.Dense(12, name="out")(nn.softmax(jnp.where(seen, scores, -1e9)) @ value)
+        y = nn.gelu(nn.Dense(16, name="mlp0")(nn.GroupNorm(3, name="norm2")(x)))
+        return nn.Dense(self.classes, name="head")((x + nn.Dense(12, name="mlp1")(y))[:, 0])
+
+
+class Gates(nn.Module):
+    """A MobileNetV3 block: hard-swish, squeeze-and-excite; then a gate of sigmoid and silu."""
+
+    classes: int = 5
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        def conv(x, features, window=1, groups=1, stride=1, name=None):
+            conv = nn.Conv(features, (window,) * 2, stride, feature_group_count=groups, name=name)
+            return nn.BatchNorm(use_running_average=not train)(conv(x))
+
+        x = nn.hard_swish(conv(x, 8, 3, stride=2, name="stem"))
+        y = nn.hard_swish(conv(nn.hard_swish(conv(x, 16)), 16, 3, 16, name="depthwise"))
+        gate = nn.relu(nn.Conv(4, (1, 1), name="squeeze")(y.mean((1, 2), keepdims=True)))
+        y = y * nn.hard_sigmoid(nn.Conv(16, (1, 1), name="excite")(gate))
+        x = x + conv(y, 8, name="project")
+        gate = nn.sigmoid(nn.Dense(8, name="gate")(nn.silu(x.mean((1, 2)))))
+        return nn.Dense(self.classes, name="head")((x * gate[:, None, None]).mean((1, 2)))
+
+
+class Functions(nn.Module):
+    """Every function of one tensor that an integer file has an operator for."""
+
+    classes: int = 5
+
+    @nn.compact
+    def __call__(self, x):
+        functions = {
+            "softmax": nn.softmax,
+            "log_softmax": nn.log_softmax,
+            "sigmoid": nn.sigmoid,
+            "tanh": jnp.tanh,
+            "gelu": nn.gelu,
+            "hard_swish": nn.hard_swish,
+            "leaky_relu": nn.leaky_relu,
+            "leaky_relu_3": lambda y: nn.leaky_relu(y, 0.3),
+        }
+        parts = [
+            nn.Dense(self.classes, name=f"out_{name}")(f(nn.Dense(12, name=name)(x)))
+            for name, f in functions.items()
+        ]
+        return sum(parts[1:], parts[0]).mean((1, 2))

@@ -64,7 +64,8 @@ def test_each_layer_has_its_slice_of_the_parameters():
     stacked = np.asarray(variables["params"]["layers"]["Conv_0"]["kernel"])
     norm, statistics = (variables[c]["layers"]["BatchNorm_0"] for c in ("params", "batch_stats"))
     for number in range(3):
-        factor = norm["scale"][number] / np.sqrt(statistics["var"][number] + 1e-5)
+        scale, var = (np.asarray(a[number]) for a in (norm["scale"], statistics["var"]))
+        factor = scale / np.sqrt(var + 1e-5)
         kernel = frozen.kernels[f"Scanned/layers_{number}/Conv_0:conv"]
         largest = np.maximum(np.abs(stacked[number] * factor).max((0, 1, 2)), 1e-6)
         np.testing.assert_allclose(kernel.scale, largest / 127, rtol=1e-5)

@@ -1,0 +1,166 @@
+"""Files of transformers and gated nets: their numbers, their answers, and float only where it is declared."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmini.compress.quantize import float_island, int8, quantize, simulate
+from jaxmini.compress.quantize.grid import Grid
+from jaxmini.evaluate.interpreter import Kernels
+from jaxmini.evaluate.operators import operator_parity
+from jaxmini.evaluate.runtime import tflite_integers
+from jaxmini.export import Artifact, Exported, integer_form, tflite
+from jaxmini.export.constraints import ConstraintError, check_integer
+from jaxmini.export.flatbuffer import constant, read
+from jaxmini.export.islands import allowed, collapsed
+from jaxmini.export.parity import ParityError, check
+from jaxmini.model import from_linen
+from jaxmini.models.vit import vit
+from tests.compress.quantize.quantize_nets import Attention, Functions, Gates
+from tests.export.conftest import LABELS, NORMALIZATION, make, quantized
+from tests.export.tampering import edited
+
+CLASSES = len(LABELS)
+NETS = {
+    "attention": Attention(CLASSES),
+    "functions": Functions(CLASSES),
+    "gates": Gates(CLASSES),
+    "vit": vit(CLASSES, patch=4, width=16, layers=1, heads=2),
+}
+FLOAT = {"ADD", "BROADCAST_TO", "DEQUANTIZE", "MEAN", "MUL", "QUANTIZE", "RESHAPE", "RSQRT", "SUB"}
+
+
+@pytest.fixture(scope="module")
+def artifact(images: np.ndarray) -> Callable[[str], Artifact]:
+    """Artifacts by net; the factors of the last norms are not those that they begin with."""
+
+    @functools.cache
+    def made(name: str) -> Artifact:
+        start = make(quantized(NETS[name]), images)
+        rng = np.random.default_rng(2)
+
+        def moved(path: tuple, leaf: np.ndarray) -> np.ndarray:
+            moves = jax.tree_util.keystr(path).endswith("['norm']['scale']")
+            return leaf + moves * rng.normal(0, 0.2, leaf.shape).astype(np.float32)
+
+        variables = jax.tree_util.tree_map_with_path(moved, start.variables)
+        return dataclasses.replace(start, variables=variables)
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def file(
+    artifact: Callable[[str], Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Exported]:
+    folder = tmp_path_factory.mktemp("files")
+
+    @functools.cache
+    def exported(name: str, backend: str) -> Exported:
+        path = folder / f"{name}.{backend}.tflite"
+        return tflite(artifact(name), path, variant="int8", backend=backend)
+
+    return exported
+
+
+def bytes_of(exported: Exported) -> bytes:
+    return Path(exported.path).read_bytes()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_file_answers_as_simulated(
+    name: str, artifact: Callable, file: Callable, images: np.ndarray
+):
+    exported, some = file(name, "litert"), images[:8]
+    plan, frozen = integer_form(artifact(name), len(some))
+    pixels = (some.astype(np.int16) - 128).astype(np.int8)
+    expected = jax.jit(functools.partial(simulate, plan, frozen))(pixels)
+    answers = tflite_integers(exported.path, kernels=Kernels.XNNPACK)(some)
+    in_float = name in ("attention", "vit")  # a float sum may be made in another order
+    assert np.abs(np.asarray(answers, int) - np.asarray(expected, int)).max() <= in_float
+    assert exported.parity.groups == sum(bool(group.name == group.site) for group in plan.groups)
+
+
+@pytest.mark.parametrize("name", ["attention", "functions"])
+def test_every_operator_computes_its_group(
+    name: str, artifact: Callable, file: Callable, images: np.ndarray
+):
+    plan, frozen = integer_form(artifact(name))
+    found = operator_parity(bytes_of(file(name, "litert")), plan, frozen, images[:2])
+    compared = [op for op in found if op.group is not None]
+    assert len(compared) == file(name, "litert").parity.groups
+    for op in compared:
+        assert op.deviation is not None, op
+        assert op.deviation.largest <= (op.name in ("QUANTIZE", "SOFTMAX", "LOG_SOFTMAX")), op
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_tensorflow_stores_the_same_numbers(name: str, file: Callable):
+    litert, jax2tf = file(name, "litert"), file(name, "jax2tf")
+    assert litert.parity == jax2tf.parity  # and both equal the frozen network's
+    for operator in ("BATCH_MATMUL", "GELU", "HARD_SWISH", "QUANTIZE", "SOFTMAX", "SELECT_V2"):
+        assert litert.ops.get(operator) == jax2tf.ops.get(operator)
+
+
+def test_float_is_where_it_is_declared(artifact: Callable, file: Callable):
+    content = bytes_of(file("vit", "litert"))
+    islands = allowed(*integer_form(artifact("vit")))
+    check_integer(content, islands)
+    assert [island.name for island in islands] == [
+        "ViT/block0/norm0:norm",
+        "ViT/block0/norm1:norm",
+        "ViT/norm:norm",
+    ]
+    parts = {
+        op.name for island in collapsed(read(content)).ops for op in getattr(island, "parts", ())
+    }
+    assert parts <= FLOAT
+    with pytest.raises(ConstraintError, match="numbers leave the integers for .*RSQRT"):
+        check_integer(content)
+    with pytest.raises(ConstraintError, match="no such island is declared"):
+        check_integer(content, islands[1:])
+    with pytest.raises(ConstraintError, match="the island ViT/norm:norm is not in the file"):
+        check_integer(content, [*islands, islands[-1]])
+    narrow = dataclasses.replace(islands[0], operators=frozenset({"MUL"}))
+    with pytest.raises(
+        ConstraintError, match="ViT/block0/norm0:norm holds RSQRT, and may hold MUL"
+    ):
+        check_integer(content, [narrow, *islands[1:]])
+
+
+def test_what_an_island_holds_is_compared(artifact: Callable, file: Callable):
+    plan, frozen = integer_form(artifact("vit"))
+    content = bytes_of(file("vit", "litert"))
+    wanted = next(f for f in frozen.held(plan.islands[-1]) if not np.all(f == 1))
+
+    def edit(model: Any, graph: Any) -> None:
+        for tensor in graph.tensors:
+            data = constant(model, tensor)
+            if data is not None and np.array_equal(data.ravel(), wanted.ravel()):
+                changed = (data + np.float32(1)).tobytes()
+                model.buffers[tensor.buffer].data = np.frombuffer(changed, np.uint8)
+
+    with pytest.raises(ParityError, match="is not in its island"):
+        check(edited(content, edit), plan, frozen)
+
+
+def test_a_declared_island_is_exported(images: np.ndarray, tmp_path: Path):
+    grid = Grid(NORMALIZATION.scale, NORMALIZATION.zero_point)
+    scheme = int8(rules=(float_island("block0/attention"),))
+    artifact = make(quantize(from_linen(NETS["vit"]), scheme, input_grid=grid), images)
+    exported = tflite(artifact, tmp_path / "x.tflite", variant="int8", backend="litert")
+    plan, frozen = integer_form(artifact)
+    assert [island.operators is None for island in allowed(plan, frozen)].count(True) == 1
+    file = collapsed(read(exported.path))
+    (attention,) = [
+        op for op in file.ops if "SOFTMAX" in {p.name for p in getattr(op, "parts", ())}
+    ]
+    assert {"BATCH_MATMUL", "FULLY_CONNECTED"} <= {op.name for op in attention.inland}
+    assert exported.parity.groups == sum(bool(group.name == group.site) for group in plan.groups)
