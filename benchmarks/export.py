@@ -34,7 +34,8 @@ from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers
 from jaxmini.export import distance
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.flatbuffer import File, Op, read
-from jaxmini.export.tflite import Exported, integer_form, tflite
+from jaxmini.export.integer import integer_form
+from jaxmini.export.tflite import Exported, tflite
 from jaxmini.model import Variables, from_linen
 from jaxmini.run.report.quantity import milliseconds, short
 from jaxmini.run.report.table import Column, Row, Table

@@ -13,7 +13,8 @@ from jaxmini.record import digest
 from jaxmini.run import sealed
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete
-from jaxmini.run.stage import Stage, stage_record
+from jaxmini.run.recording import stage_record
+from jaxmini.run.stage import Stage
 from jaxmini.run.workdir import Workdir
 from jaxmini.steps import placement
 

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 
+from jaxmini.export.layout import Layout as Layout
 from jaxmini.run.formats import Onnx as Onnx
 from jaxmini.run.formats import SavedModel as SavedModel
 from jaxmini.run.formats import StableHLO as StableHLO
+from jaxmini.run.recording import record_of as record_of
 from jaxmini.run.stage import Contrastive as Contrastive
 from jaxmini.run.stage import Distill as Distill
 from jaxmini.run.stage import Export as Export
@@ -28,7 +30,6 @@ from jaxmini.run.stage import PostTraining as PostTraining
 from jaxmini.run.stage import Recipe as Recipe
 from jaxmini.run.stage import Stage as Stage
 from jaxmini.run.stage import Supervised as Supervised
-from jaxmini.run.stage import record_of as record_of
 
 Referring = TypeVar("Referring", bound=Stage | Export | Gate)
 

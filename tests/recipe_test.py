@@ -8,6 +8,7 @@ import pytest
 from jaxmini import data, losses, models, recipe, steps
 from jaxmini.compress import quantize
 from jaxmini.evaluate.cost import cost
+from jaxmini.export import Layout
 from jaxmini.recipe import Contrastive, Distill, Export, Recipe, RecipeError, Supervised, override
 from jaxmini.run import gates
 
@@ -87,6 +88,15 @@ def test_an_export_is_overridden_by_position():
     changed = override(chain(), "exports.0.backend=litert")
     assert changed.exports[0].backend == "litert"
     assert all(gate.export is changed.exports[0] for gate in changed.gates)
+
+
+def test_a_layout_is_overridden_by_field():
+    changed = override(
+        override(chain(), "exports.0.layout.input=uint8"), "exports.0.layout.batch=4"
+    )
+    assert changed.exports[0].layout == Layout(input="uint8", batch=4)
+    with pytest.raises(RecipeError, match=r"exports.0.layout.input expects .*got 'int4'"):
+        override(chain(), "exports.0.layout.input=int4")
 
 
 def test_a_renamed_stage_or_export_is_renamed_in_gates():

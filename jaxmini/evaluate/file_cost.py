@@ -1,6 +1,7 @@
 """What a .tflite file costs: parameters, multiply-accumulates and bytes, read off the file alone.
 
-Any file of one subgraph will do, also one that jaxmini did not write; nothing is run.
+Any file of one subgraph will do, also one that jaxmini did not write; nothing is run. Of several signatures
+it is the first one's subgraph that is counted, and the bytes are those of the whole.
 """
 
 import dataclasses
@@ -81,7 +82,7 @@ def file_cost(source: File | Path | str | bytes) -> FileCost:
         params=sum(tensor.data.size for tensor in weights),
         macs=macs.total(),
         bytes=file.size,
-        weight_bytes=sum(tensor.data.nbytes for tensor in weights),
+        weight_bytes=sum(tensor.stored_bytes for tensor in weights),
         peak_bytes=peak_bytes(file),
         ops=tuple(
             OpCost(name, count, None if name in UNCOUNTED else macs[name])

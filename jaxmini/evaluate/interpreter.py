@@ -1,6 +1,7 @@
 """Interpreter: a .tflite file that runs, with the kernels named, on arrays as the file itself takes them."""
 
 import enum
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ class Interpreter:
 
     Raises:
         ValueError: not a .tflite file, one cut short, one with several inputs or outputs or a dimension
-            other than the batch left open, unknown kernels, threads below 1, or several of ``MICRO``;
-            names the file.
+            other than the batch left open, unknown kernels or signature, threads below 1, several of
+            ``MICRO``, or a signature there; names the file.
         ImportError: the interpreter is not installed.
     """
 
@@ -49,18 +50,24 @@ class Interpreter:
         kernels: Kernels | str = Kernels.XNNPACK,
         threads: int = 1,
         keep_all: bool = False,
+        signature: str | None = None,
     ) -> None:
         if threads < 1:
             raise ValueError(f"tflite: threads is {threads}; it must be at least 1")
         kernels = known_kernels(kernels)
         if kernels is Kernels.MICRO and threads > 1:
             raise ValueError(f"tflite: threads is {threads}; TFLite-Micro runs on one")
+        if kernels is Kernels.MICRO and signature is not None:
+            raise ValueError(
+                f"tflite: signature is {signature!r}; TFLite-Micro runs a file's first one, unnamed"
+            )
         converter.require("ai_edge_litert", "litert")
         content, where = flatbuffer.contents(source)
-        self.file = flatbuffer.read(source)
+        self.file = flatbuffer.read(source, signature)
         require_single(self.file, where)
         self.input = self.file.tensors[self.file.inputs[0]]
         self.output = self.file.tensors[self.file.outputs[0]]
+        self._signature = None
         if kernels is Kernels.MICRO:
             self._native = MicroInterpreter(content, self.file, where, keep_all)
             return
@@ -68,16 +75,42 @@ class Interpreter:
             self._native = native.interpreter(content, kernels.value, threads, keep_all)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{where}: the interpreter refuses the file: {error}") from error
+        if signature is not None:
+            self._signature = self._native.get_signature_runner(signature)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
-        """The file's output for an array of its input's shape and dtype."""
+        """The output for an array of the input's shape and dtype, of the signature if one was named."""
+        if self._signature is not None:
+            (name,) = self._signature.get_input_details()
+            (output,) = self._signature(**{name: inputs}).values()
+            return output
         self._native.set_tensor(self.file.inputs[0], inputs)
         self._native.invoke()
         return self.tensor(self.file.outputs[0])
 
     def tensor(self, index: int) -> np.ndarray:
-        """A tensor of the file after ``run``; one between operators only with ``keep_all``."""
+        """A tensor of ``file`` after ``run``; one between operators only with ``keep_all``.
+
+        Raises:
+            ValueError: the interpreter runs a signature, whose tensors cannot be read.
+        """
+        if self._signature is not None:
+            raise ValueError("Interpreter: of a signature only the answer of run can be read")
         return self._native.get_tensor(index)
+
+
+def encoded(images: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """uint8 images as an input of that type takes them: the pixel itself, int8 the pixel - 128."""
+    if dtype == np.int8:
+        return (images.astype(np.int16) - 128).astype(np.int8)
+    return images.astype(dtype)
+
+
+def in_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Images [N, ...] as batches [size, ...]; the last is filled up with its own images."""
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        yield part[np.resize(np.arange(len(part)), size)]
 
 
 def known_kernels(kernels: Kernels | str) -> Kernels:

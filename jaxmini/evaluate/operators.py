@@ -18,7 +18,8 @@ from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.simulation import centred, simulate_group
 from jaxmini.evaluate.deviation import Deviation, deviation
-from jaxmini.evaluate.interpreter import Interpreter, Kernels
+from jaxmini.evaluate.interpreter import Interpreter, Kernels, encoded, in_batches
+from jaxmini.export import edges
 from jaxmini.export.correspondence import COMPUTING, correspond
 from jaxmini.export.flatbuffer import File
 from jaxmini.export.islands import collapsed
@@ -55,26 +56,27 @@ def operator_parity(
 
     Args:
         source: path or bytes of an int8 file.
-        plan: of a batch of one.
+        plan: of the file's batch.
         frozen: the integers and grids the file was exported from.
-        images: uint8 [N, H, W, C], N >= 1.
+        images: uint8 [N, H, W, C], N >= 1; the last batch is filled up with its own images.
         kernels: which implementation of the operators runs.
 
     Returns:
-        The operators in the file's order.
+        The operators of the integer network in the file, in its order; those that only change the type of
+        its input or output are left out.
 
     Raises:
         ValueError: not an int8 file of pictures of this shape, or no pictures.
     """
     interpreter = Interpreter(source, kernels=kernels, keep_all=True)
     _require_pictures(interpreter, plan, images)
-    file = interpreter.file
+    file = edges.core(interpreter.file)
     read = _read(file)
     simulation = _Simulation(file, plan, frozen)
     expected_of = jax.jit(simulation)
     found: dict[int, Deviation] = {}
-    for image in images:
-        interpreter.run((image[None].astype(np.int16) - 128).astype(np.int8))
+    for batch in in_batches(images, interpreter.input.shape[0]):
+        interpreter.run(encoded(batch, interpreter.input.dtype))
         tensors = {index: interpreter.tensor(index) for index in read}
         for index, expected in jax.device_get(expected_of(tensors)).items():
             found[index] = found.get(index, Deviation()) + deviation(expected, tensors[index])
@@ -182,11 +184,10 @@ def _read(file: File) -> tuple[int, ...]:
 
 def _require_pictures(interpreter: Interpreter, plan: Plan, images: np.ndarray) -> None:
     shape = tuple(plan.program.shape(plan.program.input))
-    stored = interpreter.input
-    if (stored.dtype, interpreter.output.dtype) != (np.int8, np.int8):
-        raise ValueError(
-            f"operator_parity: the file is {stored.dtype} -> {interpreter.output.dtype}, not int8"
-        )
+    stored, file = interpreter.input, edges.core(interpreter.file)
+    ends = [file.tensors[index].dtype for index in (file.inputs[0], file.outputs[0])]
+    if ends != [np.int8, np.int8]:
+        raise ValueError(f"operator_parity: the file is {ends[0]} -> {ends[1]}, not int8")
     if stored.shape != shape:
         raise ValueError(
             f"operator_parity: the file takes {list(stored.shape)}, the network {list(shape)}"

@@ -19,10 +19,10 @@ from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels, require_single
 from jaxmini.evaluate.operators import OperatorParity, operator_parity
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
-from jaxmini.export import flatbuffer
+from jaxmini.export import edges, flatbuffer
 from jaxmini.export.artifact import Artifact, predict
+from jaxmini.export.integer import integer_form
 from jaxmini.export.parity import Parity, differing
-from jaxmini.export.tflite import integer_form
 
 BATCH = 64  # pictures at a time through the network
 OPERATOR_IMAGES = 16
@@ -121,10 +121,10 @@ def file_parity(
         raise ValueError(f"file_parity: operator_images is {operator_images}; at least 1 is needed")
     kinds = tuple(dict.fromkeys(map(known_kernels, kernels)))
     _require_runs(content, where, kinds)
-    if file.tensors[file.outputs[0]].dtype != np.int8:
+    if _integer_output(file).dtype != np.int8:
         expected = predict_all(predict(artifact), images, BATCH)
         return _compared(source, expected, images, labels, kinds)
-    plan, frozen = integer_form(artifact)
+    plan, frozen = integer_form(artifact, file.tensors[file.inputs[0]].shape[0])
     _require_runs(content, where, [kind for kind in kinds if kind in LOOKED_INTO], keep_all=True)
     whole = _compared(source, _simulated(artifact, frozen, images), images, labels, kinds)
     looked = images[:operator_images]
@@ -184,8 +184,7 @@ def _answers(
     if expected.dtype == np.int8:
         found = tflite_integers(source, kernels=kernels)(images)
         apart = deviation(expected, found)
-        output = flatbuffer.read(source)
-        step = float(output.tensors[output.outputs[0]].scale[0])
+        step = float(_integer_output(flatbuffer.read(source)).scale[0])
     else:
         found = tflite_predict(source, kernels=kernels)(images)
     largest = float(np.max(np.abs(found.astype(np.float64) - expected)))
@@ -201,6 +200,12 @@ def _simulated(artifact: Artifact, frozen: Frozen, images: np.ndarray) -> np.nda
     return predict_all(lambda part: run(jnp.asarray(part)), pixels, batch).astype(np.int8)
 
 
+def _integer_output(file: flatbuffer.File) -> flatbuffer.Tensor:
+    """The output of the integer network in a file; that of a file of floats is what it is."""
+    inner = edges.core(file)
+    return inner.tensors[inner.outputs[0]]
+
+
 def _require_fitting(
     file: flatbuffer.File, where: str, artifact: Artifact, images: np.ndarray
 ) -> None:
@@ -214,7 +219,7 @@ def _require_fitting(
         raise ValueError(
             f"{where}: answers {list(answered.shape)}, the artifact {len(artifact.labels)} classes"
         )
-    if answered.dtype == np.int8 and not is_quantized(artifact.model):
+    if _integer_output(file).dtype == np.int8 and not is_quantized(artifact.model):
         raise ValueError(
             f"{where}: computes in int8, and the artifact's network was trained in float: give the "
             "artifact of the stage that trained in integers"

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from jaxmini.evaluate.accuracy import Predict
-from jaxmini.evaluate.interpreter import Interpreter, Kernels
-from jaxmini.export import flatbuffer, metadata
+from jaxmini.evaluate.interpreter import Interpreter, Kernels, encoded, in_batches
+from jaxmini.export import edges, flatbuffer, metadata
 
 __all__ = ["Kernels", "Latency", "latency", "tflite_integers", "tflite_predict"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Latency:
-    """Wall time of one image, in milliseconds, over ``runs`` runs.
+    """Wall time of one run, a batch of the file, in milliseconds, over ``runs`` runs.
 
     Attributes:
         median: half of the runs were faster.
@@ -31,11 +31,20 @@ class Latency:
 
 
 class _Runner:
-    """A file that jaxmini wrote, of batch 1, and how its input and output are read."""
+    """A file that jaxmini wrote, of any batch, and how its input and output are read."""
 
-    def __init__(self, source: Path | str | bytes, kernels: Kernels | str, threads: int):
-        self.interpreter = Interpreter(source, kernels=kernels, threads=threads)
-        self.input_shape = self.interpreter.input.shape[1:]
+    def __init__(
+        self,
+        source: Path | str | bytes,
+        kernels: Kernels | str,
+        threads: int,
+        signature: str | None = None,
+    ):
+        self.interpreter = Interpreter(
+            source, kernels=kernels, threads=threads, signature=signature
+        )
+        self.batch, *shape = self.interpreter.input.shape
+        self.input_shape = tuple(shape)
         self.dtype = self.interpreter.input.dtype
         described = metadata.describe_file(source).get("input")
         encoding = described.get("encoding") if isinstance(described, dict) else None
@@ -47,10 +56,7 @@ class _Runner:
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """uint8 images [N, H, W, C] -> what the file's input takes."""
-        images = check_images(images, self.input_shape, "tflite")
-        if self.dtype == np.float32:
-            return images.astype(np.float32)
-        return (images.astype(np.int16) - 128).astype(np.int8)
+        return encoded(check_images(images, self.input_shape, "tflite"), self.dtype)
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """The file's own outputs -> float32 logits."""
@@ -62,40 +68,69 @@ class _Runner:
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         """uint8 images [N, H, W, C] -> the file's own outputs [N, C]."""
-        return np.stack([self.interpreter.run(image[None])[0] for image in self.encode(images)])
+        batches = in_batches(self.encode(images), self.batch)
+        return np.concatenate([self.interpreter.run(batch) for batch in batches])[: len(images)]
+
+    def integers(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images [N, H, W, C] -> what the integer network in the file computes, int8 [N, C]."""
+        outputs, grid = self.outputs(images), self.integer_output
+        if outputs.dtype == np.int8:
+            return outputs
+        steps = outputs.astype(np.float64) / grid.scale + grid.zero_point
+        return np.rint(steps).astype(np.int8)
+
+    @property
+    def integer_output(self) -> flatbuffer.Tensor:
+        """The output of the integer network in the file, without what makes floats of it."""
+        file = edges.core(self.interpreter.file)
+        return file.tensors[file.outputs[0]]
 
 
 def tflite_predict(
-    source: Path | str | bytes, *, kernels: Kernels | str = Kernels.XNNPACK, threads: int = 1
+    source: Path | str | bytes,
+    *,
+    kernels: Kernels | str = Kernels.XNNPACK,
+    threads: int = 1,
+    signature: str | None = None,
 ) -> Predict:
     """A file as a Predict: uint8 images [B, H, W, C] -> float32 logits [B, classes], dequantized.
+
+    Any number of images will do, whatever the file's own batch.
 
     Args:
         source: path or bytes of a file that ``jaxmini.export.tflite`` wrote.
         kernels: which implementation of the operators runs.
         threads: of the interpreter.
+        signature: ``embedding`` for the vectors before the head, of a file that has them.
 
     Raises:
-        ValueError: not such a file, a file cut short, unknown kernels; later, images of another shape.
+        ValueError: not such a file, a file cut short, unknown kernels or signature; later, images
+            of another shape.
         ImportError: the interpreter is not installed.
     """
-    runner = _Runner(source, kernels, threads)
+    runner = _Runner(source, kernels, threads, signature)
     return lambda images: runner.decode(runner.outputs(images))
 
 
 def tflite_integers(
-    source: Path | str | bytes, *, kernels: Kernels | str = Kernels.XNNPACK, threads: int = 1
+    source: Path | str | bytes,
+    *,
+    kernels: Kernels | str = Kernels.XNNPACK,
+    threads: int = 1,
+    signature: str | None = None,
 ) -> Predict:
     """An int8 file's own answers: uint8 images [B, H, W, C] -> int8 logits [B, classes].
 
+    Where the file gives floats of its integers, they are taken back to the integers they stand for.
+
     Raises:
-        ValueError: as ``tflite_predict``, or the file's output is not int8.
+        ValueError: as ``tflite_predict``, or the network in the file is not one of integers.
     """
-    runner = _Runner(source, kernels, threads)
-    dtype = runner.interpreter.output.dtype
+    runner = _Runner(source, kernels, threads, signature)
+    dtype = runner.integer_output.dtype
     if dtype != np.int8:
         raise ValueError(f"tflite_integers: the file's output is {dtype}, not int8")
-    return runner.outputs
+    return runner.integers
 
 
 def latency(

@@ -5,12 +5,14 @@ from jaxmini.export.artifact import Artifact, load, predict, save
 from jaxmini.export.constraints import ConstraintError
 from jaxmini.export.converter import ConversionError
 from jaxmini.export.exported import describe_stablehlo, load_stablehlo, stablehlo
+from jaxmini.export.integer import integer_file, integer_form
+from jaxmini.export.layout import Layout
 from jaxmini.export.metadata import describe_file
 from jaxmini.export.micro import Micro, micro
 from jaxmini.export.onnx import describe_onnx, onnx
 from jaxmini.export.parity import ParityError
 from jaxmini.export.saved_model import describe_saved_model, saved_model
-from jaxmini.export.tflite import Exported, integer_file, integer_form, tflite
+from jaxmini.export.tflite import Exported, tflite
 
 __all__ = [
     "Arena",
@@ -18,6 +20,7 @@ __all__ = [
     "ConstraintError",
     "ConversionError",
     "Exported",
+    "Layout",
     "Micro",
     "MicroError",
     "ParityError",

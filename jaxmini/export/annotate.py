@@ -11,28 +11,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmini.compress.quantize.evaluate import evaluate
+from jaxmini.compress.quantize.evaluate import evaluate_all
 from jaxmini.compress.quantize.frozen import Dequantized, Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
+from jaxmini.compress.quantize.program import Value
 from jaxmini.state import Array
 
 
-def annotated(plan: Plan, frozen: Frozen) -> Callable[[Array], Array]:
+def annotated(
+    plan: Plan, frozen: Frozen, *also: Value
+) -> Callable[[Array], Array | tuple[Array, ...]]:
     """The function int8 images (or int32 tokens) -> int8 logits that a converter turns into the file.
 
     It is made to be lowered, not to be run: composites have no batching rule, and the body of most is the
     identity.
 
     Args:
-        plan: made for a batch of one.
+        plan: made for the file's batch.
         frozen: the integers and grids the file must hold.
+        also: values of the plan that are outputs too, after the logits.
     """
-    output = frozen.grids[plan.output_site]
 
-    def function(image: Array) -> Array:
-        return quantize(evaluate(plan, Annotations(plan, frozen), image), output)
+    def function(image: Array) -> Array | tuple[Array, ...]:
+        values = evaluate_all(plan, Annotations(plan, frozen), image)
+        outputs = tuple(
+            quantize(values[value], frozen.grids[plan.site_of[value]])
+            for value in (plan.output, *also)
+        )
+        return outputs if also else outputs[0]
 
     return function
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmini.export import edges
 from jaxmini.export.flatbuffer import File, Op, Tensor, read
 from jaxmini.export.islands import Allowed, FloatOp, collapsed
 
@@ -95,19 +96,28 @@ class ConstraintError(ValueError):
     """A file breaks rules of 8-bit integer inference; the message lists them all."""
 
 
-def check_integer(source: File | Path | str | bytes, islands: Sequence[Allowed] = ()) -> None:
+def check_integer(
+    source: File | Path | str | bytes,
+    islands: Sequence[Allowed] = (),
+    *,
+    input: str = "int8",
+    output: str = "int8",
+) -> None:
     """Check that a file computes in integers alone and keeps every rule of the specification.
 
     Args:
         source: a file, its path or its bytes.
         islands: what it computes in float: each exactly once, between these grids, and nothing else.
+        input, output: the types that its ends should have. Operators that change other types into int8 are
+            allowed there, and nowhere else.
 
     Raises:
         ConstraintError: it does not; lists each operator and the rule it breaks.
         ValueError: not a .tflite file.
     """
     file = source if isinstance(source, File) else read(source)
-    if broken := list(violations(file, islands)):
+    other_ends = list(_ends(file, input, output))
+    if broken := other_ends + list(violations(file if other_ends else edges.core(file), islands)):
         lines = "\n".join(f"  {line}" for line in broken)
         raise ConstraintError(f"the file is not a full-integer one:\n{lines}")
 
@@ -145,6 +155,15 @@ def _island(file: File, op: FloatOp, missing: list[Allowed]) -> Iterator[str]:
     for part in op.inland:
         if known is not None and part.name not in known:
             yield f"the island {found[0].name} holds {part.name}, and may hold {', '.join(sorted(known))}"
+
+
+def _ends(file: File, input: str, output: str) -> Iterator[str]:
+    # Numbers of tokens may come in: each operator is asked whether it may see them.
+    ins, outs = ("input", file.inputs, (input, "int32")), ("output", file.outputs, (output,))
+    for what, indices, allowed in (ins, outs):
+        for index in indices:
+            if (found := file.tensors[index].dtype.name) not in allowed:
+                yield f"its {what} is {found}, not {allowed[0]}"
 
 
 def _types(file: File, op: Op) -> Iterator[str]:

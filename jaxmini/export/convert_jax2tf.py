@@ -29,7 +29,7 @@ def by_jax2tf(folder: Path, variables: list[tf.Variable], spec: tf.TensorSpec) -
     return (lambda image: function(variables, image)) if variables else function
 
 
-def by_call_module(folder: Path, logits: tuple[int, ...], dtype: str) -> Callable:
+def by_call_module(folder: Path, shapes: list[list[int]], dtypes: list[str]) -> Callable:
     """The StableHLO of a function that holds composites, wrapped as ``jax2tf.convert`` wraps one.
 
     ``jax2tf.convert`` itself serializes composites at a StableHLO version that TensorFlow 2.21 does not read.
@@ -38,29 +38,38 @@ def by_call_module(folder: Path, logits: tuple[int, ...], dtype: str) -> Callabl
 
     program = (folder / "program.stablehlo").read_bytes()
 
-    def call(image: tf.Tensor) -> tf.Tensor:
-        (outputs,) = xla.call_module(
+    def call(image: tf.Tensor) -> list[tf.Tensor]:
+        return xla.call_module(
             (image,),
             version=CALL_MODULE_VERSION,
             module=program,
-            Sout=(logits,),
-            Tout=(tf.dtypes.as_dtype(dtype),),
+            Sout=tuple(map(tuple, shapes)),
+            Tout=tuple(map(tf.dtypes.as_dtype, dtypes)),
             platforms=("CPU",),
             function_list=[],
             has_token_input_output=False,
         )
-        return outputs
 
     return call
 
 
-def save(function: Callable, variables: list[tf.Variable], spec: tf.TensorSpec, path: str) -> None:
-    """Write a SavedModel with the signature ``serving_default``: ``image`` -> ``logits``."""
+def save(
+    function: Callable,
+    variables: list[tf.Variable],
+    spec: tf.TensorSpec,
+    outputs: list[str],
+    path: str,
+) -> None:
+    """Write a SavedModel with the signature ``serving_default``: ``image`` -> the named outputs."""
+
+    def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = function(image)
+        found = list(found) if isinstance(found, list | tuple) else [found]
+        return dict(zip(outputs, found, strict=True))
+
     module = tf.Module()
     module.variables_of_model = variables
-    module.serve = tf.function(
-        lambda image: {"logits": function(image)}, autograph=False, input_signature=[spec]
-    )
+    module.serve = tf.function(serve, autograph=False, input_signature=[spec])
     tf.saved_model.save(module, path, signatures={"serving_default": module.serve})
 
 
@@ -92,9 +101,9 @@ def main(folder: Path) -> None:
     if (folder / "program.jax").exists():
         function = by_jax2tf(folder, variables, spec)
     else:
-        function = by_call_module(folder, tuple(options["output_shape"]), options["output_dtype"])
+        function = by_call_module(folder, options["output_shapes"], options["output_dtypes"])
     saved_model = options.get("saved_model", str(folder / "saved_model"))
-    save(function, variables, spec, saved_model)
+    save(function, variables, spec, options["outputs"], saved_model)
     if "tflite" in options:
         (folder / "model.tflite").write_bytes(convert(saved_model, **options["tflite"]))
 

@@ -3,6 +3,7 @@
 A folder is the whole protocol: the program and ``options.json`` go in, ``model.tflite`` comes out.
 """
 
+import difflib
 import importlib.util
 import json
 import os
@@ -11,8 +12,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 from jaxmini.record import Json
+
+# Through TensorFlow, and without.
+Backend = Literal["jax2tf", "litert"]
 
 # Lines of a converter's stderr worth showing: the cause is at the end.
 TAIL_LINES = 15
@@ -39,6 +44,27 @@ def require(module: str, extra: str) -> None:
         raise ImportError(
             f"{module} is not installed; install it with: pip install 'jaxmini[{extra}]'"
         )
+
+
+def require_backend(name: str) -> None:
+    """Check that there is a back end of that name.
+
+    Raises:
+        ValueError: there is none; lists those there are.
+    """
+    require_known("backend", name, get_args(Backend))
+
+
+def require_known(what: str, name: str, known: tuple[str, ...]) -> None:
+    """Check that a name is among those known.
+
+    Raises:
+        ValueError: it is not; lists them, and offers the nearest.
+    """
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"tflite: unknown {what} {name!r}; there are {', '.join(known)}{hint}")
 
 
 def run(script: Path, folder: Path, options: Mapping[str, Json]) -> None:

@@ -78,7 +78,7 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
 
     Args:
         file: of integers.
-        plan: for a batch of one.
+        plan: for the batch of the file.
         frozen: holds the kernels that tell parallel branches apart.
     """
     walk = _Walk(collapsed(file))

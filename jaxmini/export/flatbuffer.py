@@ -30,7 +30,9 @@ DTYPES = {
     12: np.dtype(np.uint64),
     15: np.dtype(np.uint32),
     16: np.dtype(np.uint16),
+    17: np.dtype(np.int8),
 }
+INT4 = 17  # two elements to a byte
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class Tensor:
         data: the stored elements in its shape; None for what is computed while the file runs.
         dynamic: the dimensions whose size is known only when the file runs; ``shape`` says 1 there.
         buffer: where the elements are stored; tensors of one buffer share them.
+        bits: of a stored element; 4 where ``data`` is int8 that shares its bytes in the file.
     """
 
     name: str
@@ -58,10 +61,20 @@ class Tensor:
     data: np.ndarray | None
     dynamic: tuple[int, ...] = ()
     buffer: int = 0
+    bits: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.bits:
+            object.__setattr__(self, "bits", 8 * self.dtype.itemsize)
 
     @property
     def is_quantized(self) -> bool:
         return self.scale.size > 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """How many bytes its elements take in the file; 0 where they are computed."""
+        return 0 if self.data is None else _stored_bytes(self.data.size, self.bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +92,10 @@ class Op:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class File:
-    """One subgraph of a .tflite file in execution order."""
+    """One subgraph of a .tflite file in execution order.
+
+    ``signatures`` are the names by which the subgraphs of the whole file are called, the first one's first.
+    """
 
     tensors: tuple[Tensor, ...]
     ops: tuple[Op, ...]
@@ -87,6 +103,7 @@ class File:
     outputs: tuple[int, ...]
     metadata: dict[str, bytes]
     size: int
+    signatures: tuple[str, ...] = ()
 
     @property
     def op_counts(self) -> dict[str, int]:
@@ -98,20 +115,22 @@ class File:
         return next((op for op in self.ops if tensor in op.outputs), None)
 
 
-def read(source: Path | str | bytes) -> File:
+def read(source: Path | str | bytes, signature: str | None = None) -> File:
     """The file as values.
 
     Args:
         source: a path, or the bytes themselves.
+        signature: whose subgraph is read; None is the first one's.
 
     Raises:
-        ValueError: not a .tflite file, cut short, or of more than one subgraph; names the file.
+        ValueError: not a .tflite file, cut short, of a subgraph that no signature names, or without that
+            signature; names the file.
         ImportError: ai-edge-litert is not installed.
     """
     content, where = contents(source)
     model = load(content, where)
     try:
-        file = _file(model, len(content))
+        file = _file(model, len(content), signature)
         _check_indices(file)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -175,18 +194,44 @@ def constant(model: Any, tensor: Any) -> np.ndarray | None:
     content = _bytes(model, tensor.buffer)
     if not content:
         return None
-    dtype, shape = _dtype(tensor), _shape(tensor)
-    if len(content) != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+    dtype, shape, bits = _dtype(tensor), _shape(tensor), _bits(tensor)
+    size = int(np.prod(shape, dtype=np.int64))
+    if len(content) != _stored_bytes(size, bits):
         raise ValueError(
             f"tensor {tensor.name!r} stores {len(content)} bytes, its shape is {dtype}{list(shape)}"
         )
+    if bits == 4:
+        return _halves(content)[:size].reshape(shape)
     return np.frombuffer(content, dtype).reshape(shape)
 
 
-def _file(model: Any, size: int) -> File:
-    if len(model.subgraphs) != 1:
+def _stored_bytes(size: int, bits: int) -> int:
+    return (size * bits + 7) // 8
+
+
+def _halves(content: bytes) -> np.ndarray:
+    """The signed integers -8..7 of packed bytes, int8; the lower half of a byte is the first."""
+    packed = np.frombuffer(content, np.uint8)
+    halves = np.stack([packed << 4, packed & 0xF0], -1).view(np.int8) >> 4
+    return halves.ravel()
+
+
+def _graph_index(model: Any, signature: str | None) -> int:
+    """Which subgraph a signature names. Several subgraphs that none names are branches of control flow."""
+    named = {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs or ()}
+    if signature is None:
+        if len(model.subgraphs) == 1 or set(named.values()) == set(range(len(model.subgraphs))):
+            return 0
         raise ValueError(f"has {len(model.subgraphs)} subgraphs; one is expected")
-    graph = model.subgraphs[0]
+    if signature not in named:
+        known = ", ".join(map(repr, named)) or "none"
+        raise ValueError(f"has no signature {signature!r}; there is {known}")
+    return named[signature]
+
+
+def _file(model: Any, size: int, signature: str | None) -> File:
+    graph = model.subgraphs[_graph_index(model, signature)]
+    signatures = sorted(model.signatureDefs or (), key=lambda s: s.subgraphIndex)
     return File(
         tensors=tuple(_tensor(model, tensor) for tensor in graph.tensors),
         ops=tuple(
@@ -199,6 +244,7 @@ def _file(model: Any, size: int) -> File:
             entry.name.decode(): _bytes(model, entry.buffer) for entry in model.metadata or ()
         },
         size=size,
+        signatures=tuple(s.signatureKey.decode() for s in signatures),
     )
 
 
@@ -238,7 +284,12 @@ def _tensor(model: Any, tensor: Any) -> Tensor:
         data=constant(model, tensor),
         dynamic=tuple(np.flatnonzero(np.asarray(signature) < 0).tolist()),
         buffer=tensor.buffer,
+        bits=_bits(tensor),
     )
+
+
+def _bits(tensor: Any) -> int:
+    return 4 if tensor.type == INT4 else 8 * _dtype(tensor).itemsize
 
 
 def _dtype(tensor: Any) -> np.dtype:

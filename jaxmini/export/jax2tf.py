@@ -3,22 +3,25 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxmini.export import converter
 from jaxmini.export.lowering import lower, portable
+from jaxmini.export.signature import OUTPUT
 from jaxmini.state import PyTree
 
 CONVERTER = Path(__file__).with_name("convert_jax2tf.py")
 
-ImageFunction = Callable[[jax.Array], jax.Array]
+ImageFunction = Callable[[jax.Array], Any]
 
 
 def convert(
     function: ImageFunction,
     image: jax.ShapeDtypeStruct,
+    outputs: tuple[str, ...] = (OUTPUT,),
     *,
     float16: bool = False,
     dynamic_int8: bool = False,
@@ -26,8 +29,9 @@ def convert(
     """The function, which holds no composites, as a float .tflite file.
 
     Args:
-        function: image -> logits.
+        function: image -> logits, or a tuple of as many as there are outputs.
         image: shape (batch fixed) and dtype of the input.
+        outputs: names of the outputs.
         float16: store the weights in half precision.
         dynamic_int8: store the larger weights in int8 and quantize activations while the file runs.
 
@@ -37,14 +41,20 @@ def convert(
     """
     converter.require("tensorflow", "jax2tf")
     exported = lower(function, image)
-    options = _signature(exported) | {
+    options = _signature(exported, outputs) | {
         "tflite": {"strict": False, "float16": float16, "dynamic_int8": dynamic_int8}
     }
     return _run("program.jax", exported.serialize(), options)
 
 
-def convert_annotated(function: ImageFunction, image: jax.ShapeDtypeStruct) -> bytes:
+def convert_annotated(
+    function: ImageFunction,
+    image: jax.ShapeDtypeStruct,
+    outputs: tuple[str, ...] = (OUTPUT,),
+) -> bytes:
     """The function as a .tflite file whose quantization is what its ``quant.*`` composites say.
+
+    Arguments as of ``convert``.
 
     Raises:
         ImportError: TensorFlow is not installed.
@@ -52,7 +62,7 @@ def convert_annotated(function: ImageFunction, image: jax.ShapeDtypeStruct) -> b
     """
     converter.require("tensorflow", "jax2tf")
     exported = lower(function, image)
-    options = _signature(exported) | {
+    options = _signature(exported, outputs) | {
         "tflite": {"strict": True, "float16": False, "dynamic_int8": False}
     }
     return _run("program.stablehlo", portable(exported), options)
@@ -92,18 +102,20 @@ def saved_model(
         options = {
             "input_shape": [None, *image.shape[1:]],
             "input_dtype": image.dtype.name,
+            "outputs": [OUTPUT],
             "saved_model": str(folder.resolve()),
         }
         converter.run(CONVERTER, Path(work), options)
 
 
-def _signature(exported: jax.export.Exported) -> dict[str, object]:
-    (image,), (logits,) = exported.in_avals, exported.out_avals
+def _signature(exported: jax.export.Exported, outputs: tuple[str, ...]) -> dict[str, object]:
+    (image,) = exported.in_avals
     return {
         "input_shape": list(image.shape),
         "input_dtype": image.dtype.name,
-        "output_shape": list(logits.shape),
-        "output_dtype": logits.dtype.name,
+        "outputs": list(outputs),
+        "output_shapes": [list(output.shape) for output in exported.out_avals],
+        "output_dtypes": [output.dtype.name for output in exported.out_avals],
     }
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -13,12 +14,17 @@ from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
 CONVERTER = Path(__file__).with_name("convert_litert.py")
 
 
-def convert(function: Callable[[jax.Array], jax.Array], image: jax.ShapeDtypeStruct) -> bytes:
+def convert(
+    function: Callable[[jax.Array], Any],
+    image: jax.ShapeDtypeStruct,
+    outputs: tuple[str, ...] = (OUTPUT,),
+) -> bytes:
     """The function as a .tflite file; its ``quant.*`` composites become quantization parameters.
 
     Args:
-        function: image -> logits.
+        function: image -> logits, or a tuple of as many as there are outputs.
         image: shape (batch fixed) and dtype of the input.
+        outputs: names of the outputs.
 
     Raises:
         ImportError: litert-converter is not installed.
@@ -26,7 +32,7 @@ def convert(function: Callable[[jax.Array], jax.Array], image: jax.ShapeDtypeStr
     """
     converter.require("litert_converter", "litert")
     program = portable(lower(function, image))
-    options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": [OUTPUT]}
+    options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": list(outputs)}
     with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
         Path(folder, "program.stablehlo").write_bytes(program)
         converter.run(CONVERTER, Path(folder), options)

@@ -14,7 +14,7 @@ from jaxmini.record import Json
 NAME = "jaxmini"
 
 # How a pixel 0..255 is written into the input, by the input's dtype.
-ENCODINGS = {"float32": "pixel", "int8": "pixel - 128"}
+ENCODINGS = {"float32": "pixel", "uint8": "pixel", "int8": "pixel - 128"}
 
 
 def write(content: bytes, description: Json) -> bytes:
@@ -42,7 +42,8 @@ def describe_file(source: Path | str | bytes) -> dict[str, Json]:
 
     Returns:
         ``labels``, ``normalization`` (``mean``, ``std``), ``input`` and ``output`` (``name``, ``shape``,
-        ``dtype``, how they are read), ``variant``, ``backend``, ``provenance``.
+        ``dtype``, how they are read), ``variant``, ``backend``, ``provenance``; where there are some,
+        ``embedding``, and ``kernels`` with how each is stored.
 
     Raises:
         ValueError: not a .tflite file, or one that jaxmini did not write, or damaged; names the file.

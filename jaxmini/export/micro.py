@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from jaxmini.export import arena as memory
-from jaxmini.export import c_source, flatbuffer, metadata, micro_operators
+from jaxmini.export import c_source, edges, flatbuffer, metadata, micro_operators
 from jaxmini.export.arena import Arena, MicroError
 from jaxmini.export.artifact import Artifact
+from jaxmini.export.converter import Backend
 from jaxmini.export.flatbuffer import File, Tensor
-from jaxmini.export.tflite import Backend, tflite
+from jaxmini.export.tflite import tflite
 
 # Words of C++, and headers of C that a file of the name would hide.
 _TAKEN = """
@@ -105,14 +106,14 @@ def _file(source: Artifact | Path | str | bytes, backend: Backend) -> Path | str
 
 
 def _require_integers(file: File, where: str) -> None:
-    if floats := micro_operators.float_operators(file):
+    if floats := micro_operators.float_operators(edges.core(file)):
         raise MicroError(where, floats)
     for what, indices in (("input", file.inputs), ("output", file.outputs)):
         tensor = file.tensors[indices[0]]
         if tensor.dtype != np.int8 or not _on_one_grid(tensor):
             raise ValueError(
                 f"{where}: its {what} is {tensor.dtype}{list(tensor.shape)}, expected int8 on a grid: "
-                "export the network as variant='int8'"
+                "export the network as variant='int8', of no other input and output in its layout"
             )
 
 

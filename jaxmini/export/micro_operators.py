@@ -76,6 +76,8 @@ def obstacles(file: File) -> tuple[str, ...]:
         for what, indices in ends.items()
         if len(indices) != 1
     ]
+    if len(file.signatures) > 1:  # whose weights are shared, at which it crashes
+        several.append(f"it has the signatures {', '.join(file.signatures)}; one is expected")
     return (*several, *_listed(file, _obstacle))
 
 
@@ -116,6 +118,8 @@ def _obstacle(file: File, op: Op) -> str | None:
         return f"has no integer kernel in TFLite-Micro: {alternative}"
     if np.dtype(np.float16) in kinds:
         return f"reads float16 weights, which TFLite-Micro does not widen: {INTEGERS_REMEDY}"
+    if op.name == "CAST" and np.dtype(np.uint8) in kinds:
+        return "reads uint8, which TFLite-Micro does not: give a float network float32 pixels"
     return _kernel_obstacle(file, op) if op.name in CHANNEL_AXIS else None
 
 
@@ -125,7 +129,7 @@ def _kernel_obstacle(file: File, op: Op) -> str | None:
         return (
             f"multiplies floats by {kernel.dtype}, which TFLite-Micro does not: {INTEGERS_REMEDY}"
         )
-    if (op.name, kernel.dtype.name) == ("FULLY_CONNECTED", "int4") and kernel.scale.size > 1:
+    if (op.name, kernel.bits) == ("FULLY_CONNECTED", 4) and kernel.scale.size > 1:
         return (
             "has an int4 kernel with a scale for each channel, which TFLite-Micro's dense layer refuses: "
             "give it one scale, or 8 bits"

@@ -21,10 +21,11 @@ from jaxmini.compress.quantize.transform import is_quantized, make_plan
 from jaxmini.export import converter, metadata, onnx_parity, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact
+from jaxmini.export.integer import integer_form
 from jaxmini.export.onnx_graph import OPSET
 from jaxmini.export.onnx_numbers import Floats, Integers, Numbers
 from jaxmini.export.onnx_ops import translate
-from jaxmini.export.tflite import Exported, integer_form
+from jaxmini.export.tflite import Exported
 from jaxmini.record import Json
 
 Variant = Literal["float32", "int8"]

@@ -20,6 +20,7 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
+from jaxmini.export import edges
 from jaxmini.export.correspondence import COMPUTING, correspond, kernel_of
 from jaxmini.export.flatbuffer import File, Op, Tensor, read
 
@@ -56,8 +57,8 @@ def check(source: File | Path | str | bytes, plan: Plan, frozen: Frozen) -> Pari
     """Check that a file stores exactly the numbers of the frozen tree, each in its place.
 
     Args:
-        source: an int8 file, its path or its bytes.
-        plan: of a batch of one.
+        source: an int8 file, its path or its bytes; other types at its ends are looked through.
+        plan: of the file's batch.
         frozen: the integers and grids it was exported from.
 
     Raises:
@@ -80,9 +81,11 @@ def differing(
     Raises:
         ValueError: not a .tflite file.
     """
-    comparison = _Comparison(source if isinstance(source, File) else read(source), plan, frozen)
-    differences = tuple(comparison.differences())
-    return Parity(**comparison.compared), differences
+    file = source if isinstance(source, File) else read(source)
+    comparison = _Comparison(edges.core(file), plan, frozen)
+    ends = () if plan.reads_tokens else edges.differences(file, *_pair(frozen.grids[INPUT]))
+    found = (*ends, *comparison.differences())
+    return Parity(**comparison.compared), found
 
 
 class _Comparison:

@@ -1,44 +1,41 @@
 """tflite: an artifact as one .tflite file that needs nothing else: pixels in, logits out, labels inside.
 
-Every file has the signature ``serving_default``: ``image`` of one picture in, ``logits`` out. An int8 file
-is checked against the frozen network before it is written.
+Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. An int8 file is checked
+against the frozen network before it is written.
 """
 
 import dataclasses
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxmini.compress.quantize.frozen import Frozen, freeze
-from jaxmini.compress.quantize.plan import INPUT, Plan
-from jaxmini.compress.quantize.transform import is_quantized, make_plan
-from jaxmini.data.views import Normalization
+from jaxmini.compress.quantize.transform import is_quantized
 from jaxmini.export import (
-    constraints,
+    edges,
+    features,
     flatbuffer,
+    int4,
     jax2tf,
     litert,
     metadata,
     parity,
-    repair,
+    signatures,
+    task_metadata,
     weights,
     whole,
 )
 from jaxmini.export import signature as names
-from jaxmini.export.annotate import annotated
 from jaxmini.export.artifact import Artifact, pixel_function
-from jaxmini.export.islands import allowed
+from jaxmini.export.converter import Backend, require_backend, require_known
+from jaxmini.export.integer import integer_file, integer_form
+from jaxmini.export.layout import INPUTS, USUAL, Layout, Variant
 from jaxmini.record import Json
 
-Variant = Literal["float32", "float16", "dynamic_int8", "int8"]
-Backend = Literal["jax2tf", "litert"]
-
-ImageFunction = Callable[[jax.Array], jax.Array]
+ImageFunction = Callable[[jax.Array], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +66,11 @@ def tflite(
     *,
     variant: Variant = "float32",
     backend: Backend = "jax2tf",
+    layout: Layout = USUAL,
 ) -> Exported:
-    """Write an artifact as a .tflite file of batch 1.
+    """Write an artifact as a .tflite file.
+
+    Without a layout:
 
     ======================  ==========================  =======================
     variant                 input ``image``             output ``logits``
@@ -86,20 +86,31 @@ def tflite(
         path: of the file; a file there is replaced.
         variant: what numbers the file holds.
         backend: the converter, jax2tf (through TensorFlow) or litert (without); either writes every variant.
+        layout: other types of input and output, more pictures a run, int4 kernels, a second signature,
+            metadata for other readers.
 
     Raises:
-        ValueError: unknown variant or backend, or a variant that the model cannot have.
+        ValueError: unknown variant or backend, or a variant or layout that the model cannot have.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
         ConstraintError, ParityError: the converter wrote an int8 file that is not the trained network.
     """
-    _known("variant", variant, ("float32", "float16", "dynamic_int8", "int8"))
-    _known("backend", backend, ("jax2tf", "litert"))
+    require_known("variant", variant, tuple(INPUTS))
+    require_backend(backend)
+    layout, kernels = layout.of(variant), {}
     if variant == "int8":
-        content, checked = integer_file(*integer_form(artifact), backend)
+        plan, frozen = integer_form(artifact, layout.batch)
+        content, checked = integer_file(plan, frozen, backend, layout)
+        if layout.int4:
+            kernels = int4.storage(edges.core(flatbuffer.read(content)), plan, frozen)
     else:
-        content, checked = _float_file(artifact, variant, backend), None
-    content = metadata.write(content, _description(artifact, content, variant, backend))
+        content, checked = _float_file(artifact, variant, backend, layout), None
+    described = _description(artifact, content, variant, backend)
+    if kernels:
+        described["kernels"] = kernels
+    content = metadata.write(content, described)
+    if layout.task_metadata:
+        content = task_metadata.add(content, artifact.labels, artifact.normalization)
     whole.write(Path(path), content)
     return Exported(
         path=Path(path),
@@ -112,18 +123,31 @@ def tflite(
     )
 
 
-def _float_file(artifact: Artifact, variant: Variant, backend: Backend) -> bytes:
+def _float_file(artifact: Artifact, variant: Variant, backend: Backend, layout: Layout) -> bytes:
     if is_quantized(artifact.model):
         raise ValueError(
             f"tflite: the model is quantized, and variant={variant!r} would hold its roundings as float "
             "operators; export it as variant='int8', or the float model it was made from"
         )
-    function, image = _of_pixels(artifact), artifact.input_spec(1)
+    function, outputs = _of_pixels(artifact), (names.OUTPUT,)
+    if layout.embedding is not None:
+        function = features.with_features(function, layout.embedding)
+        outputs = (names.OUTPUT, names.EMBEDDING)
+    image = jax.ShapeDtypeStruct((layout.batch, *artifact.input_shape), np.dtype(layout.input))
     if backend == "jax2tf":
-        return jax2tf.convert(
-            function, image, float16=variant == "float16", dynamic_int8=variant == "dynamic_int8"
+        content = jax2tf.convert(
+            function,
+            image,
+            outputs,
+            float16=variant == "float16",
+            dynamic_int8=variant == "dynamic_int8",
         )
-    content = litert.convert(function, image)
+    else:
+        content = _narrowed(litert.convert(function, image, outputs), variant)
+    return content if layout.embedding is None else signatures.split(content)
+
+
+def _narrowed(content: bytes, variant: Variant) -> bytes:
     if variant == "float16":
         return weights.as_float16(content)
     return weights.as_dynamic_int8(content) if variant == "dynamic_int8" else content
@@ -134,71 +158,12 @@ def _of_pixels(artifact: Artifact) -> ImageFunction:
     return lambda image: function(artifact.variables, image)
 
 
-def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
-    """The plan and the frozen numbers that the artifact's int8 file holds, for ``simulate`` and ``parity``.
-
-    Args:
-        artifact: of a quantized model.
-        batch: images at a time that the plan is for; the frozen numbers do not depend on it.
-
-    Raises:
-        ValueError: the model is not quantized, or its input grid is not that of the normalised pixels.
-    """
-    if not is_quantized(artifact.model):
-        raise ValueError(
-            "tflite: variant='int8' needs a quantized model: wrap it as quantize(model, input_grid="
-            "Grid(normalization.scale, normalization.zero_point)) and train or calibrate it"
-        )
-    plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(batch))
-    frozen = freeze(plan, artifact.variables)
-    _check_input_grid(frozen, artifact.normalization)
-    return plan, frozen
-
-
-def integer_file(plan: Plan, frozen: Frozen, backend: Backend) -> tuple[bytes, parity.Parity]:
-    """A quantized network as the bytes of a checked int8 file, and how many numbers were compared.
-
-    For models that are no ``Artifact``, those that read token numbers or return pictures. The file has the
-    signature of every file, and no metadata.
-
-    Args:
-        plan: for a batch of one.
-        frozen: the integers and grids the file must hold.
-        backend: the converter, jax2tf or litert.
-
-    Raises:
-        ImportError: the back end is not installed; names the extra that brings it.
-        ConversionError: the converter failed.
-        ConstraintError, ParityError: the converter wrote a file that is not the frozen network.
-    """
-    _known("backend", backend, ("jax2tf", "litert"))
-    program = plan.program
-    dtype = np.dtype(np.int32 if plan.reads_tokens else np.int8)
-    inputs = jax.ShapeDtypeStruct(program.shape(program.input), dtype)
-    convert = jax2tf.convert_annotated if backend == "jax2tf" else litert.convert
-    content = repair.integer_means(convert(annotated(plan, frozen), inputs))
-    content = repair.narrow_paddings(content)
-    constraints.check_integer(content, allowed(plan, frozen))
-    return content, parity.check(content, plan, frozen)
-
-
-def _check_input_grid(frozen: Frozen, normalization: Normalization) -> None:
-    grid = frozen.grids[INPUT]
-    stored = (np.float32(grid.scale), int(grid.zero_point))
-    pixels = (np.float32(normalization.scale), normalization.zero_point)
-    if stored != pixels:
-        raise ValueError(
-            f"the model's input grid is {stored}; that of pixels under {normalization} is {pixels}. "
-            "Quantize the model with the grid of the normalization it is trained with"
-        )
-
-
 def _description(
     artifact: Artifact, content: bytes, variant: Variant, backend: Backend
 ) -> dict[str, Json]:
     file = flatbuffer.read(content)
     image, logits = file.tensors[file.inputs[0]], file.tensors[file.outputs[0]]
-    return {
+    described = {
         "labels": list(artifact.labels),
         "normalization": dataclasses.asdict(artifact.normalization),
         "input": _tensor(names.INPUT, image) | {"encoding": metadata.ENCODINGS[image.dtype.name]},
@@ -208,6 +173,10 @@ def _description(
         "backend": backend,
         "provenance": dict(artifact.provenance),
     }
+    if names.EMBEDDING in file.signatures:
+        part = flatbuffer.read(content, names.EMBEDDING)
+        described[names.EMBEDDING] = _tensor(names.EMBEDDING, part.tensors[part.outputs[0]])
+    return described
 
 
 def _tensor(name: str, tensor: flatbuffer.Tensor) -> dict[str, Json]:
@@ -219,10 +188,3 @@ def _tensor(name: str, tensor: flatbuffer.Tensor) -> dict[str, Json]:
     if tensor.is_quantized:
         described |= {"scale": float(tensor.scale[0]), "zero_point": int(tensor.zero_point[0])}
     return described
-
-
-def _known(what: str, name: Any, known: tuple[str, ...]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"tflite: unknown {what} {name!r}; there are {', '.join(known)}{hint}")

@@ -21,10 +21,11 @@ from jaxmini.run.delivery import deliver
 from jaxmini.run.gates import asks_for_micro
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings, complete, logits_of
+from jaxmini.run.recording import record_of
 from jaxmini.run.report import storage, summary, table
 from jaxmini.run.report.content import Agreement, Link, Mistake, Report
 from jaxmini.run.report.pictures import png
-from jaxmini.run.stage import Contrastive, Recipe, record_of
+from jaxmini.run.stage import Contrastive, Recipe
 from jaxmini.run.workdir import Workdir
 from jaxmini.run.written import digest_of
 from jaxmini.steps import placement as placements

@@ -15,7 +15,7 @@ from jaxmini.evaluate.accuracy import Predict, accuracy, predict_all
 from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.runtime import Kernels, tflite_predict
 from jaxmini.export import arena, distance
-from jaxmini.export.tflite import integer_form
+from jaxmini.export.integer import integer_form
 from jaxmini.run.outcome import EVALUATION_BATCH, Outcome, Surroundings, logits_of
 from jaxmini.run.report.content import FileResult
 from jaxmini.run.stage import Export

@@ -334,6 +334,11 @@ def _require_tflite(gate: Gate) -> None:
             f"gate {type(gate).__name__}: TFLite-Micro runs .tflite files, and {gate.export.file_name} is "
             "none; give it an Export(...)"
         )
+    if gate.export.layout.embedding is not None:
+        raise ValueError(
+            f"gate {type(gate).__name__}: TFLite-Micro runs files of one signature, and the layout of "
+            f"{gate.export.file_name} adds one, embedding; give it an export without"
+        )
 
 
 def _require_op(name: str, export: Export) -> None:

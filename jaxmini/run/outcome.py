@@ -22,8 +22,9 @@ from jaxmini.record import digest
 from jaxmini.run import together
 from jaxmini.run.log import Log
 from jaxmini.run.loop import Schedule, train
+from jaxmini.run.recording import stage_record
 from jaxmini.run.report.content import Curve, StageResult
-from jaxmini.run.stage import Contrastive, Distill, PostTraining, Stage, stage_record
+from jaxmini.run.stage import Contrastive, Distill, PostTraining, Stage
 from jaxmini.run.workdir import Workdir
 from jaxmini.state import State
 from jaxmini.steps.placement import Placed

@@ -9,12 +9,13 @@ import numpy as np
 
 from jaxmini.compress.quantize import make_plan
 from jaxmini.data import Dataset, Normalization
-from jaxmini.export import arena, converter
+from jaxmini.export import arena, converter, features, int4
 from jaxmini.model import Variables
 from jaxmini.run.formats import Onnx
 from jaxmini.run.gates import asks_for_micro, max_accuracy_drop
 from jaxmini.run.outcome import transfer
-from jaxmini.run.stage import Contrastive, Recipe, Stage
+from jaxmini.run.stage import Contrastive, Export, Recipe, Stage
+from jaxmini.state import Array
 
 # What each back end imports to write a file and to run it, and the extra that brings it.
 INTERPRETER = ("ai_edge_litert", "flatbuffers")
@@ -47,9 +48,9 @@ def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
         variables[stage.name] = _require_model(stage, dataset, normalization)
         if stage.start is not None:
             transfer(variables[stage.name], variables[stage.start.name], stage)
-    for export in recipe.exports:
-        if isinstance(export, Onnx):
-            _require_plan(export, variables[export.stage.name])
+        for export in recipe.exports:
+            if export.stage == stage:
+                _require_form(export, dataset, normalization, variables[stage.name])
     if not len(dataset.test):
         raise ValueError(
             f"{dataset.name}, data of the last stage, has no test pictures to measure on"
@@ -69,10 +70,38 @@ def _require_packages(recipe: Recipe) -> None:
             converter.require(arena.PACKAGE, arena.EXTRA)
 
 
-def _require_plan(export: Onnx, variables: Variables) -> None:
-    """See that every operation of the network has a form in the file, whatever numbers it holds."""
-    images = jax.ShapeDtypeStruct((2, *export.stage.data.load().train.shape), jnp.float32)
-    make_plan(export.stage.float_model(), variables, images)
+def _require_form(
+    export: Export, dataset: Dataset, normalization: Normalization, variables: Variables
+) -> None:
+    """See that a file can hold the network of its stage."""
+    if isinstance(export, Onnx):  # every operation has a form there, whatever numbers it holds
+        images = jax.ShapeDtypeStruct((2, *dataset.train.shape), jnp.float32)
+        make_plan(export.stage.float_model(), variables, images)
+    _require_layout(export, dataset, normalization, variables)
+
+
+def _require_layout(
+    export: Export, dataset: Dataset, normalization: Normalization, variables: Variables
+) -> None:
+    """See that the network has the head and the kernels that a file's layout speaks of."""
+    layout, stage = export.layout, export.stage
+    images = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.float32)
+    if export.variant == "int8" and (layout.int4 or layout.embedding is not None):
+        plan = make_plan(stage.network(normalization), variables, images)
+        if layout.int4 and all(plan.kernel(group).bits > int4.BITS for group in plan.weighted):
+            raise ValueError(
+                f"export {export.file_name}: int4=True, and stage {stage.name!r} has no kernel of at most "
+                "4 bits: give it quantize=int8(kernel=per_channel(bits=4)), or a rule for some of them"
+            )
+        if layout.embedding is not None:
+            features.before(plan, layout.embedding)
+    elif layout.embedding is not None:
+        apply = stage.float_model().apply
+
+        def both(variables: Variables, image: Array) -> tuple[Array, Array]:
+            return features.with_features(lambda x: apply(variables, x)[0], layout.embedding)(image)
+
+        jax.eval_shape(both, variables, images)
 
 
 def _require_same_test(below: Stage, dataset: Dataset) -> None:

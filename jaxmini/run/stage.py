@@ -6,6 +6,7 @@ values, so the chain is the expression itself.
 
 import dataclasses
 import difflib
+import types
 import typing
 from typing import Any, Literal
 
@@ -16,14 +17,17 @@ import optax
 from jaxmini import steps
 from jaxmini.compress import quantize as quantization
 from jaxmini.data import Normalization, Source, View, apply_views, identity
+from jaxmini.export.layout import USUAL, Layout
 from jaxmini.losses import Loss, nt_xent
 from jaxmini.losses import cross_entropy as cross_entropy_loss
 from jaxmini.losses import kl as kl_loss
 from jaxmini.model import Model, as_model
-from jaxmini.record import Json, describe
 from jaxmini.run.report.content import Report, Verdict
 from jaxmini.state import Array, Batch
 from jaxmini.steps.update import Step
+
+# Of a field that recipes did not always have: the record of those without it stays what it was.
+RECORDED_IF_SET = types.MappingProxyType({"recorded": "if set"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +230,7 @@ class Export:
         variant: ``int8`` needs a quantizing stage; the others take any stage with logits.
         backend: the converter, ``jax2tf`` (through TensorFlow) or ``litert`` (without).
         name: of the file; the stage's name and the variant by default.
+        layout: other types of input and output, more pictures a run, int4 kernels and the like.
 
     The formats that derive from it are in ``jaxmini.run.formats``.
     """
@@ -234,6 +239,7 @@ class Export:
     variant: Literal["float32", "float16", "dynamic_int8", "int8"] = "int8"
     backend: Literal["jax2tf", "litert"] = "jax2tf"
     name: str | None = None
+    layout: Layout = dataclasses.field(default=USUAL, metadata=RECORDED_IF_SET)
 
     ending = ".tflite"
 
@@ -241,6 +247,7 @@ class Export:
         hints = typing.get_type_hints(type(self))
         for field in ("variant", "backend"):
             _require_one_of(typing.get_args(hints[field]), getattr(self, field), field, self)
+        self._check_layout()
         if isinstance(self.stage, Contrastive):
             raise ValueError(
                 f"export of stage {self.stage.name!r}: its outputs are embeddings, and a file gives "
@@ -250,6 +257,14 @@ class Export:
             raise ValueError(
                 f"export of stage {self.stage.name!r} as int8: the stage trains in float; export a stage "
                 "with quantize=int8(), or this one as float32, float16 or dynamic_int8"
+            )
+
+    def _check_layout(self) -> None:
+        self.layout.of(self.variant)
+        if self.layout != USUAL and self.ending != Export.ending:
+            raise ValueError(
+                f"export of stage {self.stage.name!r}: a layout is that of a .tflite file, and "
+                f"{self.file_name} is none; leave it out, or give it to an Export(...)"
             )
 
     @property
@@ -330,44 +345,6 @@ class Recipe:
                 raise ValueError(
                     f"an export uses stage {export.stage.name!r}, which is not in the recipe"
                 )
-
-
-def record_of(recipe: Recipe) -> Json:
-    """The recipe as JSON, stages by name and referring to one another by name.
-
-    Raises:
-        TypeError: something in it cannot be found again by name (a lambda, say); names the stage and field.
-    """
-    return {
-        "stages": {stage.name: stage_record(stage) for stage in recipe.stages},
-        "exports": {
-            export.file_name: _links(export, export.file_name) for export in recipe.exports
-        },
-        "normalization": describe(recipe.normalization, "normalization"),
-        "gates": [
-            {"kind": describe(type(gate))["name"], **_links(gate, f"gates.{index}")}
-            for index, gate in enumerate(recipe.gates)
-        ],
-    }
-
-
-def stage_record(stage: Stage) -> Json:
-    """The stage as JSON, the stages it refers to by name."""
-    return {"kind": describe(type(stage))["name"], **_links(stage, stage.name)}
-
-
-def _links(value: Stage | Export | Gate, where: str) -> Json:
-    items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {name: _link(item, f"{where}.{name}") for name, item in items.items()}
-
-
-def _link(item: Any, where: str) -> Json:
-    match item:
-        case Stage():
-            return {"stage": item.name}
-        case Export():
-            return {"export": item.file_name}
-    return describe(item, where)
 
 
 def _require_own(gate: Gate, recipe: Recipe) -> None:

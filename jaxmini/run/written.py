@@ -37,7 +37,7 @@ from jaxmini.run.stage import Export
 
 # As before a .tflite file is timed.
 WARMUP, RUNS = 10, 100
-ALL_AT_ONCE = 10**9
+IMAGES, ALL_AT_ONCE = 128, 10**9
 
 
 class Written(NamedTuple):
@@ -46,7 +46,7 @@ class Written(NamedTuple):
     Attributes:
         predict: the file itself as a Predict.
         batch: images at a time that it is best given.
-        timing: of one image; None where it was not measured.
+        timing: of one image, of a batch its share; None where it was not measured.
         ops: operation -> how often it occurs; empty where the format does not tell.
         float_ops: those that read or give floats; None where the format does not tell.
         compared: what was compared while it was written, and the finding.
@@ -54,7 +54,7 @@ class Written(NamedTuple):
     """
 
     predict: Predict
-    batch: int = 128
+    batch: int = IMAGES
     timing: Latency | None = None
     ops: Mapping[str, int] = {}
     float_ops: Mapping[str, int] | None = None
@@ -99,16 +99,25 @@ def _files(path: Path) -> list[Path]:
 
 
 def _tflite(export: Export, artifact: Artifact, path: Path) -> Written:
-    exported = tflite(artifact, path, variant=export.variant, backend=export.backend)
+    exported = tflite(
+        artifact, path, variant=export.variant, backend=export.backend, layout=export.layout
+    )
     ways = (Kernels.XNNPACK, Kernels.REFERENCE) if export.variant == "int8" else ()
     return Written(
         tflite_predict(path),
-        timing=latency(path),
+        batch=max(1, IMAGES // export.layout.batch) * export.layout.batch,  # none is filled up
+        timing=_of_one(latency(path), export.layout.batch),
         ops=exported.ops,
         float_ops=_float_ops(flatbuffer.read(path)),
         compared=_compared(exported.parity),
         integers={f"{kernels} kernels": tflite_integers(path, kernels=kernels) for kernels in ways},
     )
+
+
+def _of_one(timing: Latency, batch: int) -> Latency:
+    """The share of one image in the time of a batch."""
+    low, median, high = (time / batch for time in (timing.low, timing.median, timing.high))
+    return Latency(median, low, high, timing.runs)
 
 
 def _onnx(export: Onnx, artifact: Artifact, path: Path) -> Written:

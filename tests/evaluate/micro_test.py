@@ -11,7 +11,7 @@ from jaxmini.evaluate.interpreter import Interpreter, Kernels
 from jaxmini.evaluate.operators import operator_parity
 from jaxmini.evaluate.parity import file_parity
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
-from jaxmini.export import Artifact, MicroError, integer_form, predict
+from jaxmini.export import Artifact, Layout, MicroError, integer_form, predict, tflite
 from tests.export.conftest import SHAPE
 from tests.export.tampering import edited, find, set_code
 
@@ -78,6 +78,26 @@ def test_parity_has_a_row_of_it_where_it_is_asked_for(
         assert answers.agreement == 1.0
         assert answers.deviation.largest <= 2
         assert len(answers.operators) == 8
+
+
+@pytest.mark.parametrize("layout", [{"input": "uint8"}, {"input": "float32", "output": "float32"}])
+def test_other_types_at_the_ends_and_batches_change_nothing(
+    layout: dict, integer_artifact: Artifact, integer_path: Path, many: np.ndarray, tmp_path: Path
+):
+    file = tflite(
+        integer_artifact,
+        tmp_path / "net.tflite",
+        variant="int8",
+        backend="litert",
+        layout=Layout(batch=3, **layout),
+    )
+    found = tflite_integers(file.path, kernels=Kernels.MICRO)(many)
+    np.testing.assert_array_equal(found, tflite_integers(integer_path, kernels="micro")(many))
+
+
+def test_a_signature_cannot_be_named_there(integer_path: Path):
+    with pytest.raises(ValueError, match="'embedding'; TFLite-Micro runs a file's first one"):
+        tflite_predict(integer_path, kernels=Kernels.MICRO, signature="embedding")
 
 
 def test_a_float_file_runs_there_too(

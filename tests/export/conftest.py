@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmini.compress.quantize import Grid, calibrate, quantize
+from jaxmini.compress.quantize import Grid, calibrate, int8, per_channel, quantize
 from jaxmini.data import Normalization
-from jaxmini.export import Artifact, Exported, tflite
+from jaxmini.export import Artifact, Exported, Layout, tflite
 from jaxmini.model import Model, from_linen
 
 NORMALIZATION = Normalization(0.4, 0.3)
 SHAPE = (8, 8, 3)
 LABELS = tuple("abcdefghij")
+SCHEME = int8()
 
 
 class Block(nn.Module):
@@ -83,6 +84,39 @@ def branched_artifact(images: np.ndarray) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def narrow_artifact(images: np.ndarray) -> Artifact:
+    """With kernels of four bits."""
+    return make(quantized(Block(), int8(kernel=per_channel(bits=4))), images)
+
+
+@pytest.fixture(scope="session")
+def narrow_files(
+    tmp_path_factory: pytest.TempPathFactory, narrow_artifact: Artifact
+) -> Callable[[bool], Path]:
+    """Whether as int4 -> the file of the network of four-bit kernels; each is converted once."""
+    folder = tmp_path_factory.mktemp("narrow")
+
+    @functools.cache
+    def written(int4: bool) -> Path:
+        path, layout = folder / f"{int4}.tflite", Layout(int4=int4)
+        return tflite(narrow_artifact, path, variant="int8", backend="litert", layout=layout).path
+
+    return written
+
+
+# All that a layout can have at once.
+EVERYTHING = Layout(
+    input="uint8", output="float32", batch=3, int4=True, embedding="Dense_0", task_metadata=True
+)
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory: pytest.TempPathFactory, narrow_artifact: Artifact) -> Path:
+    path = tmp_path_factory.mktemp("layout") / "everything.tflite"
+    return tflite(narrow_artifact, path, variant="int8", backend="litert", layout=EVERYTHING).path
+
+
+@pytest.fixture(scope="session")
 def convert(
     tmp_path_factory: pytest.TempPathFactory,
     float_artifact: Artifact,
@@ -105,7 +139,7 @@ def integer_bytes(convert: Callable[[str, str], Exported]) -> bytes:
     return Path(convert("int8", "litert").path).read_bytes()
 
 
-def quantized(module: nn.Module) -> Model:
+def quantized(module: nn.Module, scheme: int8 = SCHEME) -> Model:
     """The module's model on the grid of its pixels."""
     grid = Grid(NORMALIZATION.scale, NORMALIZATION.zero_point)
-    return quantize(from_linen(module), input_grid=grid)
+    return quantize(from_linen(module), scheme, input_grid=grid)

@@ -12,7 +12,7 @@ from jaxmini.compress.quantize import calibrate, freeze, make_plan, quantize, si
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.grid import quantized
 from jaxmini.compress.quantize.plan import INPUT, Plan
-from jaxmini.export import integer_file
+from jaxmini.export import Layout, integer_file
 from jaxmini.export.flatbuffer import read
 from jaxmini.model import from_linen
 
@@ -141,3 +141,20 @@ def test_gammas_of_every_sign_and_size(backend: str):
 def test_an_unknown_back_end_is_refused():
     with pytest.raises(ValueError, match="unknown backend 'litter'.*did you mean 'litert'"):
         integer_file(*integers(Tokens(), jnp.zeros((1, 5), jnp.int32))[:2], "litter")
+
+
+def test_a_layout_that_the_plan_is_not_for_is_refused():
+    plan, frozen, *_ = integers(Tokens(), jnp.zeros((1, 5), jnp.int32))
+    with pytest.raises(ValueError, match="batch is 4, and the plan is for 1"):
+        integer_file(plan, frozen, "litert", Layout(batch=4))
+    with pytest.raises(ValueError, match="input is 'uint8', .*reads tokens"):
+        integer_file(plan, frozen, "litert", Layout(input="uint8"))
+
+
+def test_a_file_of_tokens_may_give_floats():
+    tokens = jax.random.randint(jax.random.key(1), (6, 5), 0, 11)
+    plan, frozen, inputs, simulated = integers(Tokens(), tokens)
+    content, _ = integer_file(plan, frozen, "litert", Layout(output="float32"))
+    grid = frozen.grids[plan.output_site]
+    steps = simulated.astype(np.float32) - grid.zero_point
+    np.testing.assert_allclose(answers(content, inputs), steps * grid.scale, rtol=1e-6)

@@ -3,12 +3,12 @@
 import dataclasses
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmini.export import Exported, arena, flatbuffer, run_micro
+from jaxmini.export import Artifact, Exported, Layout, arena, flatbuffer, run_micro, tflite
 from jaxmini.export.arena import MicroError
 from jaxmini.export.micro_operators import (
     ALTERNATIVES,
@@ -95,11 +95,11 @@ def test_the_table_says_what_the_interpreter_does(name: str, dtype: type):
     assert runs(content) == (not obstacles_of(content))
 
 
-def with_kernels(file: flatbuffer.File, name: str, dtype: np.dtype) -> flatbuffer.File:
+def with_kernels(file: flatbuffer.File, name: str, **numbers: object) -> flatbuffer.File:
     """The file with kernels of other numbers in its operators of a name."""
     tensors = list(file.tensors)
     for index in (op.inputs[1] for op in file.ops if op.name == name):
-        tensors[index] = dataclasses.replace(tensors[index], dtype=dtype)
+        tensors[index] = dataclasses.replace(tensors[index], **numbers)
     return dataclasses.replace(file, tensors=tuple(tensors))
 
 
@@ -108,16 +108,30 @@ def test_weights_of_other_formats_than_integers_are_named(convert: Callable[...,
     assert said.startswith("DEQUANTIZE reads float16 weights, which TFLite-Micro does not widen")
     assert said.endswith("(operators 0, 1, 2, 3 and 5 more)")
     floats = flatbuffer.read(convert("float32", "litert").path)
-    (said,) = obstacles(with_kernels(floats, "CONV_2D", np.dtype(np.int8)))
+    (said,) = obstacles(with_kernels(floats, "CONV_2D", dtype=np.dtype(np.int8)))
     assert "CONV_2D multiplies floats by int8, which TFLite-Micro does not: train" in said
 
 
 def test_dense_layers_of_four_bits_are_named(integer_bytes: bytes):
     file = flatbuffer.read(integer_bytes)
-    (said,) = obstacles(with_kernels(file, "FULLY_CONNECTED", np.dtype(jnp.int4)))
+    (said,) = obstacles(with_kernels(file, "FULLY_CONNECTED", bits=4))
     assert "FULLY_CONNECTED has an int4 kernel with a scale for each channel" in said
     assert "give it one scale, or 8 bits" in said
-    assert obstacles(with_kernels(file, "CONV_2D", np.dtype(jnp.int4))) == ()
+    assert obstacles(with_kernels(file, "CONV_2D", bits=4)) == ()
+
+
+def test_layouts_that_it_does_not_run_are_named(float_artifact: Artifact, tmp_path: Path):
+    def written(**layout: object) -> bytes:
+        path = tmp_path / "net.tflite"
+        return tflite(
+            float_artifact, path, backend="litert", layout=Layout(**layout)
+        ).path.read_bytes()
+
+    assert obstacles_of(written(batch=2)) == ()
+    (said,) = obstacles_of(written(input="uint8"))
+    assert said.startswith("CAST reads uint8, which TFLite-Micro does not: ")
+    (said,) = obstacles_of(written(embedding="Dense_0"))
+    assert said == "it has the signatures serving_default, embedding; one is expected"
 
 
 def test_a_file_of_integers_has_no_obstacle_and_one_of_floats_says_where(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxmini.export import Artifact, Exported, Micro, MicroError, flatbuffer, micro, tflite
+from jaxmini.export import Artifact, Exported, Layout, Micro, MicroError, flatbuffer, micro, tflite
 from jaxmini.export.c_source import literal
 from jaxmini.export.micro_operators import adder
 from tests.evaluate.conftest import without_metadata
@@ -152,6 +152,17 @@ def test_a_float_artifact_and_a_file_of_something_else_are_refused(
         micro(b"GIF89a and nothing more", tmp_path)
     with pytest.raises(FileNotFoundError):
         micro(tmp_path / "missing.tflite", tmp_path)
+
+
+def test_other_ends_than_int8_are_not_those_of_a_microcontroller(
+    integer_artifact: Artifact, tmp_path: Path
+):
+    for ends, what in (({"input": "float32"}, "input"), ({"output": "float32"}, "output")):
+        path = tmp_path / "net.tflite"
+        tflite(integer_artifact, path, variant="int8", backend="litert", layout=Layout(**ends))
+        with pytest.raises(ValueError, match=rf"its {what} is float32\[.*in its layout"):
+            micro(path, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_the_name_is_made_of_the_file_s(net: Path, tmp_path: Path):

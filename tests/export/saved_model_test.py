@@ -40,7 +40,7 @@ def test_a_folder_without_its_graph_is_refused(folder: Path, images: np.ndarray,
     (tmp_path / DESCRIPTION).parent.mkdir()
     (tmp_path / DESCRIPTION).write_text((folder / DESCRIPTION).read_text())
     with pytest.raises(
-        ConversionError, match=r"run_saved_model.*\n.*SavedModel file does not exist"
+        ConversionError, match=r"(?s)run_saved_model.*SavedModel file does not exist"
     ):
         saved_model_predict(tmp_path)(images)
 

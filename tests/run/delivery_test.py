@@ -10,6 +10,7 @@ from jaxmini import data, models, recipe
 from jaxmini.compress import quantize
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.runtime import tflite_predict
+from jaxmini.export import Layout
 from jaxmini.export import artifact as artifacts
 from jaxmini.run.delivery import deliver
 from jaxmini.run.log import Log
@@ -62,6 +63,29 @@ def test_a_float_file_answers_as_its_network(undisturbed, tmp_path):
     assert file.float_ops.items() <= file.ops.items()
     assert file.accuracy == pytest.approx(accuracy(answers, TEST.label))
     assert (tmp_path / "run" / "exports" / file.name).stat().st_size == file.bytes
+
+
+def test_a_file_of_another_layout_answers_as_the_usual_one(undisturbed, tmp_path):
+    trained = artifacts.load(undisturbed / "stages" / "int8" / "artifact")
+    start = Supervised(name="net", data=data.digits(), model=models.classifier(10))
+    stage = dataclasses.replace(
+        start, name="int8", start=start, model=None, quantize=quantize.int8()
+    )
+    outcome = Outcome(stage, trained, StageResult("int8", "supervised", "digits"))
+    layouts = {
+        "usual": Layout(),
+        "other": Layout(input="uint8", output="float32", batch=3, task_metadata=True),
+    }
+    with Workdir.open(tmp_path / "run", {}) as workdir:
+        around = Surroundings(workdir, Log(workdir.path), placement.jit, trained.normalization)
+        (usual, expected), (other, answers) = (
+            deliver(Export(stage, "int8", "litert", name, layout), outcome, TEST, around)
+            for name, layout in layouts.items()
+        )
+    np.testing.assert_array_equal(answers, expected)
+    assert (other.accuracy, other.checks) == (usual.accuracy, usual.checks)
+    assert other.float_ops == {"DEQUANTIZE": 1}
+    assert other.latency_ms > 0
 
 
 @pytest.fixture

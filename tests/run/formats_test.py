@@ -16,8 +16,9 @@ from jaxmini.run import gates
 from jaxmini.run.delivery import deliver
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings
+from jaxmini.run.recording import record_of
 from jaxmini.run.report.content import FileResult, Report, StageResult
-from jaxmini.run.stage import Distill, Supervised, record_of
+from jaxmini.run.stage import Distill, Supervised
 from jaxmini.run.workdir import Workdir
 from jaxmini.run.written import bytes_of, digest_of
 from jaxmini.steps import placement

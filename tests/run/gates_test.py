@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from jaxmini import data, models
 from jaxmini.compress import quantize
+from jaxmini.export import Layout
 from jaxmini.record import describe, rebuild
 from jaxmini.run import gates
 from jaxmini.run.formats import StableHLO
+from jaxmini.run.recording import record_of
 from jaxmini.run.report.content import FileResult, Report, StageResult, Verdict
 from jaxmini.run.stage import (
     Contrastive,
@@ -20,7 +22,6 @@ from jaxmini.run.stage import (
     Gate,
     Recipe,
     Supervised,
-    record_of,
 )
 
 DIGITS = data.digits()
@@ -146,6 +147,8 @@ def test_a_file_of_another_format_is_none_for_a_microcontroller(kind):
         ValueError, match=r"TFLite-Micro runs \.tflite files, and .*\.stablehlo is none"
     ):
         kind(StableHLO(STUDENT))
+    with pytest.raises(ValueError, match="files of one signature, and the layout of .* adds one"):
+        kind(Export(STUDENT, "float32", layout=Layout(embedding="Dense_0")))
 
 
 def test_only_two_kinds_ask_for_a_run_in_tflite_micro():

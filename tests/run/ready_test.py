@@ -10,6 +10,7 @@ import pytest
 from jaxmini import data, losses, models
 from jaxmini.compress import quantize
 from jaxmini.data import Normalization
+from jaxmini.export import Layout
 from jaxmini.model import with_head
 from jaxmini.run import gates, ready
 from jaxmini.run.formats import Onnx, SavedModel, StableHLO
@@ -150,6 +151,37 @@ def test_an_exporter_that_is_not_installed_names_its_extra(monkeypatch, backend,
     stage = supervised(data=data.unlabelled(DIGITS))  # wrong too, and found later
     with pytest.raises(ImportError, match=rf"{module} is not installed.*jaxmini\[{backend}\]"):
         require(stage, exports=(Export(stage, "float32", backend),))
+
+
+def layouts(**layout: object) -> tuple[tuple[Stage, ...], tuple[Export, ...]]:
+    """A float and a quantized stage, and a file of each with that layout."""
+    teacher = supervised(name="teacher")
+    int8 = Distill(
+        name="int8", data=DIGITS, start=teacher, teacher=teacher, quantize=quantize.int8()
+    )
+    asked = Layout(**layout)
+    return (teacher, int8), (
+        Export(teacher, "float32", "litert", layout=asked),
+        Export(int8, backend="litert", layout=asked),
+    )
+
+
+def test_a_head_is_looked_for_in_float_and_quantized_networks():
+    stages, exports = layouts(embedding="Classifier*")
+    require(*stages, exports=exports)
+    stages, exports = layouts(embedding="Clasifier")
+    for export in exports:
+        with pytest.raises(
+            ValueError, match=r"'Clasifier' matches no module; near it: .*Classifier"
+        ):
+            require(*stages, exports=(export,))
+
+
+def test_int4_without_narrow_kernels_is_refused():
+    (teacher, int8), _ = layouts()
+    export = Export(int8, backend="litert", layout=Layout(int4=True))
+    with pytest.raises(ValueError, match="stage 'int8' has no kernel of at most 4 bits"):
+        require(teacher, int8, exports=(export,))
 
 
 @pytest.mark.parametrize("kind", [gates.micro, lambda file: gates.max_arena(file, 9)])

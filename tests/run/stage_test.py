@@ -9,7 +9,16 @@ import pytest
 from jaxmini import data, models
 from jaxmini.compress import quantize
 from jaxmini.data import Normalization
-from jaxmini.run.stage import Contrastive, Distill, Export, Inputs, Recipe, Supervised
+from jaxmini.export import Layout
+from jaxmini.run.formats import Onnx
+from jaxmini.run.stage import (
+    Contrastive,
+    Distill,
+    Export,
+    Inputs,
+    Recipe,
+    Supervised,
+)
 
 DIGITS = data.digits()
 NET = models.classifier(10)
@@ -56,6 +65,18 @@ def test_a_float_stage_is_not_exported_as_int8():
 def test_an_export_is_called_by_stage_variant_and_backend_unless_named():
     assert Export(TEACHER, "float32", "litert").file_name == "teacher-float32-litert.tflite"
     assert Export(TEACHER, "float32", name="small").file_name == "small.tflite"
+
+
+def test_a_layout_the_variant_cannot_have_is_refused():
+    with pytest.raises(ValueError, match="is float32 or uint8, not 'int8'"):
+        Export(TEACHER, "float32", layout=Layout(input="int8"))
+
+
+def test_a_layout_of_another_format_is_refused():
+    with pytest.raises(
+        ValueError, match=r"a layout is that of a \.tflite file, and .*\.onnx is none"
+    ):
+        Onnx(TEACHER, "float32", layout=Layout(batch=4))
 
 
 def test_a_recipe_holds_every_stage_before_its_use_once():

@@ -54,7 +54,7 @@ class rule:
 
     def matches(self, name: str) -> bool:
         """Whether the pattern matches the name of a group, or ``input``."""
-        return any(fnmatchcase(form, self.pattern) for form in _forms(name))
+        return matches(self.pattern, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,18 @@ class Choices:
     def _first(self, name: str) -> rule | None:
         """The first rule that matches: it alone decides."""
         return next((one for one in self.rules if one.matches(name)), None)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern, as of a ``rule``, matches the name of a group or the path of a module."""
+    return any(fnmatchcase(form, pattern) for form in _forms(name))
+
+
+def near(pattern: str, names: list[str]) -> str:
+    """What to offer for a pattern that matches none of the names."""
+    forms = dict.fromkeys(form for name in names for form in _forms(name))
+    close = difflib.get_close_matches(pattern, forms, 3, 0.5)
+    return f"near it: {', '.join(close)}" if close else f"there are: {', '.join(names)}"
 
 
 def check(
@@ -153,9 +165,7 @@ def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
     names = [INPUT] * (INPUT in plan.observed) + [group.name for group in plan.groups]
     matched = [name for name in names if one.matches(name)]
     if not matched:
-        raise ValueError(
-            f"int8: rule({one.pattern!r}) matches nothing; {_near(one.pattern, names)}"
-        )
+        raise ValueError(f"int8: rule({one.pattern!r}) matches nothing; {near(one.pattern, names)}")
     won = [name for name in matched if not any(earlier.matches(name) for earlier in before)]
     if not won:
         raise ValueError(
@@ -177,12 +187,6 @@ def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
 
 def _sharing(site: str, plan: Plan) -> tuple[str, ...]:
     return (site, *plan.ties.get(site, ()))
-
-
-def _near(pattern: str, names: list[str]) -> str:
-    forms = dict.fromkeys(form for name in names for form in _forms(name))
-    near = difflib.get_close_matches(pattern, forms, 3, 0.5)
-    return f"near it: {', '.join(near)}" if near else f"there are: {', '.join(names)}"
 
 
 def _forms(name: str) -> Iterator[str]:

@@ -93,10 +93,15 @@ class Float:
 
 def evaluate(plan: Plan, hooks: Hooks, inputs: Array) -> Array:
     """The plan's output for ``inputs``, of the shape and dtype the plan was made for; float32."""
+    return evaluate_all(plan, hooks, inputs)[plan.output]
+
+
+def evaluate_all(plan: Plan, hooks: Hooks, inputs: Array) -> dict[Value, Array]:
+    """Every value between the plan's groups, its input and its output too."""
     values = {plan.program.input: inputs if plan.reads_tokens else hooks.activation(INPUT, inputs)}
     for group in plan.groups:
         values.update(zip(group.outputs, evaluate_group(plan, group, hooks, values), strict=True))
-    return values[plan.output]
+    return values
 
 
 def evaluate_group(

@@ -21,6 +21,7 @@ from jaxmini.compress.quantize.grid import (
     quantized,
     symmetric,
 )
+from jaxmini.compress.quantize.kernels import MOST_BITS, Kernel
 from jaxmini.compress.quantize.lookup import Lookup
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import AveragePool, Group, Move, Plan, Weighted
@@ -40,12 +41,17 @@ class FrozenKernel:
         scale: float32 [O]; one for all channels is repeated.
         bias: int32 [O], on the grid ``input_scale * scale``.
         input_scale: float32 [], scale of the grid of its input.
+        bits: that hold every integer it may have.
     """
 
     kernel: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
     input_scale: np.ndarray
+    bits: int = MOST_BITS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", int(self.bits))  # an array where it was stored as one
 
     @property
     def float_kernel(self) -> np.ndarray:
@@ -159,10 +165,10 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
     kernels, constants, held = jax.device_get(
         jax.jit(functools.partial(_folded, plan))(floats, grids, states)
     )
-    limits = {group.name: plan.kernel(group).limit for group in plan.weighted}
+    roundings = {group.name: plan.kernel(group) for group in plan.weighted}
     return Frozen(
         grids,
-        {name: _frozen_kernel(limits[name], *kernel) for name, kernel in kernels.items()},
+        {name: _frozen_kernel(roundings[name], *kernel) for name, kernel in kernels.items()},
         {name: _frozen_constant(_once(v), grid) for name, (v, grid) in constants.items()}
         | _frozen_masks(plan, grids),
         held,
@@ -229,16 +235,18 @@ class Dequantized:
 
 
 def _frozen_kernel(
-    limit: int,
+    rounding: Kernel,
     kernel: np.ndarray,
     bias: np.ndarray,
     scale: np.ndarray,
     input_scale: np.ndarray,
 ) -> FrozenKernel:
-    steps = np.clip(np.round(kernel / scale), -limit, limit)
+    steps = np.clip(np.round(kernel / scale), -rounding.limit, rounding.limit)
     bias_scale = np.float64(input_scale) * scale.astype(np.float64)
     bias_steps = np.round(bias.astype(np.float64) / bias_scale)
-    return FrozenKernel(steps.astype(np.int8), scale, bias_steps.astype(np.int32), input_scale)
+    return FrozenKernel(
+        steps.astype(np.int8), scale, bias_steps.astype(np.int32), input_scale, rounding.bits
+    )
 
 
 def _once(values: np.ndarray) -> np.ndarray:

@@ -32,7 +32,8 @@ class Kernel:
     """Integers ``-limit..limit`` times a scale; ``per_channel`` or ``per_tensor`` says whose.
 
     Attributes:
-        bits: 2..8; ``limit`` is ``2**(bits - 1) - 1``. A file stores fewer than 8 as int8 all the same.
+        bits: 2..8; ``limit`` is ``2**(bits - 1) - 1``. A file stores fewer than 8 as int8, or at most
+            4 as int4 where it is asked for.
         mse: take the clip of the least squared error (Banner et al., 2019) for the largest magnitude.
     """
 

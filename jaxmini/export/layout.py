@@ -1,0 +1,92 @@
+"""Layout: how a file takes pictures, gives answers and stores kernels, where it is not the usual way.
+
+A layout changes no number of the network: every one is the same network behind another door.
+"""
+
+import dataclasses
+from typing import Literal
+
+Variant = Literal["float32", "float16", "dynamic_int8", "int8"]
+InputType = Literal["float32", "uint8", "int8"]
+OutputType = Literal["float32", "int8"]
+
+# What the input and the output of each variant can be; the first is the usual one.
+INPUTS: dict[Variant, tuple[InputType, ...]] = {
+    "float32": ("float32", "uint8"),
+    "float16": ("float32", "uint8"),
+    "dynamic_int8": ("float32", "uint8"),
+    "int8": ("int8", "uint8", "float32"),
+}
+OUTPUTS: dict[Variant, tuple[OutputType, ...]] = {
+    "float32": ("float32",),
+    "float16": ("float32",),
+    "dynamic_int8": ("float32",),
+    "int8": ("int8", "float32"),
+}
+LARGEST_BATCH = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a file is called, and how it stores what it holds.
+
+    Attributes:
+        input: type of the pictures: ``uint8`` and ``float32`` take pixels 0..255, ``int8`` takes
+            ``pixel - 128``; the normalisation is inside in each. None is the variant's own.
+        output: type of the logits; None is the variant's own.
+        batch: pictures a run, 1..1024; it is part of the file.
+        int4: store kernels of at most 4 bits two to a byte where all interpreters have a kernel for it
+            (CONV_2D, FULLY_CONNECTED); the others stay int8, and the file's description tells which.
+            XNNPACK leaves an int4 convolution to the interpreter's own kernels, so its answers are no
+            longer the simulation's bit for bit: one step apart here and there.
+        embedding: path of the head's module, a glob as of ``quantize.rule``: a second signature,
+            ``embedding``, gives the vector that this module takes. It shares the weights.
+        task_metadata: add the metadata and the labels file that the TensorFlow Lite Task Library, MediaPipe
+            and Android Studio read.
+    """
+
+    input: InputType | None = None
+    output: OutputType | None = None
+    batch: int = 1
+    int4: bool = False
+    embedding: str | None = None
+    task_metadata: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.batch) is not int or not 1 <= self.batch <= LARGEST_BATCH:
+            raise ValueError(
+                f"Layout: batch is {self.batch!r}, expected an integer 1..{LARGEST_BATCH}"
+            )
+        if self.embedding == "":
+            raise ValueError("Layout: embedding is an empty pattern; give the head's path, or None")
+
+    def of(self, variant: Variant) -> "Layout":
+        """The layout with what is left to the variant filled in.
+
+        Raises:
+            ValueError: the variant has no such input, output or storage; lists what it has.
+        """
+        if self.int4 and variant != "int8":
+            raise ValueError(
+                f"Layout: int4=True stores integer kernels, and variant {variant!r} has float ones; "
+                "export variant 'int8' of a network quantized with kernels of at most 4 bits"
+            )
+        return dataclasses.replace(
+            self,
+            input=_chosen("input", self.input, INPUTS[variant], variant),
+            output=_chosen("output", self.output, OUTPUTS[variant], variant),
+        )
+
+
+# The variant's own types, one picture a run, nothing added.
+USUAL = Layout()
+
+
+def _chosen(what: str, asked: str | None, known: tuple[str, ...], variant: str) -> str:
+    if asked is None:
+        return known[0]
+    if asked not in known:
+        raise ValueError(
+            f"Layout: the {what} of a file of variant {variant!r} is {' or '.join(known)}, not {asked!r}"
+        )
+    return asked
