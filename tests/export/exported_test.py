@@ -101,6 +101,18 @@ def test_a_model_of_a_fixed_batch(images: np.ndarray, tmp_path: Path):
     np.testing.assert_allclose(answers, predict(artifact)(images), rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_that_asks_for_its_batch_needs_a_fixed_one(images: np.ndarray, tmp_path: Path):
+    class Asking(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return nn.Dense(10)(x.mean((1, 2)) if len(x) > 1 else x[:, 0, 0])
+
+    artifact = make(from_linen(Asking()), images)
+    with pytest.raises(ValueError, match=r"any number of images; .*batch=1"):
+        stablehlo(artifact, tmp_path / "p")
+    stablehlo(artifact, tmp_path / "p", batch=1)
+
+
 def test_slices_of_a_quantized_model_take_any_batch(images: np.ndarray, tmp_path: Path):
     class Sliced(nn.Module):
         @nn.compact
