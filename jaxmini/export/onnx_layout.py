@@ -126,7 +126,10 @@ class Writer:
     def constant(self, group: Group, position: int, order: Order) -> str:
         """A constant operand in an order; one row of it where the batch is open."""
 
+        shape = self.plan.program.shape(group.inputs[position])
+
         def arrange(values: np.ndarray) -> np.ndarray:
+            values = np.broadcast_to(values, shape)
             if values.ndim != len(order):
                 return values
             if self.open_batch:

@@ -100,10 +100,11 @@ class _Comparison:
             if not self.plan.is_constant(value):
                 continue
             frozen = self.frozen.constants[operand_name(group, position)]
-            integers = np.sort(frozen.values.ravel().astype(np.int16) + OFFSET)
+            values = np.broadcast_to(frozen.values, self.plan.program.shape(value))
+            integers = np.sort(values.ravel().astype(np.int16) + OFFSET)
             self.compared["constant_integers"] += integers.size
             # Where the batch is open one of its equal rows is stored; sorted, they stand side by side.
-            row = integers[:: frozen.values.shape[0]] if frozen.values.ndim else integers
+            row = integers[:: values.shape[0]] if values.ndim else integers
             if not any(
                 _pair(frozen.grid) == grid
                 and (np.array_equal(stored, integers) or np.array_equal(stored, row))
