@@ -180,6 +180,17 @@ def trainings(
     return ways
 
 
+def inferences(net: flax.linen.Module, images: np.ndarray) -> dict[str, Way]:
+    """A forward pass a call on one thread, by memory layout; the net's weights are its initial ones."""
+    ways = {}
+    for layout, order in LAYOUTS.items():
+        built = like(net, images.shape[1]).to(memory_format=order).eval()
+        ways[layout] = functools.partial(
+            _infer, built, _nchw(images).contiguous(memory_format=order)
+        )
+    return ways
+
+
 def convolutions(
     x: np.ndarray, w: np.ndarray, g: np.ndarray, stride: int, padding: int, direction: str
 ) -> dict[str, Way]:
@@ -257,6 +268,12 @@ def _optimizer(net: nn.Module, rate: float) -> torch.optim.SGD:
 def _on_threads(way: Way, count: int) -> Tensor:
     torch.set_num_threads(count)
     return way()
+
+
+def _infer(net: nn.Module, images: Tensor) -> Tensor:
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        return net(images)
 
 
 def _update(net: nn.Module, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor) -> Tensor:

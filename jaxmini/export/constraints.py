@@ -124,10 +124,11 @@ def check_integer(
 
 def violations(file: File, islands: Sequence[Allowed] = ()) -> Iterator[str]:
     """Each broken rule of a file, with the operator that breaks it."""
-    places = {op.outputs: index for index, op in enumerate(file.ops)}
+    places = {id(op): index for index, op in enumerate(file.ops)}
     missing = list(islands)
     for op in collapsed(file).ops:
-        where = f"operator {places[op.outputs]} {op.name}"
+        last = op.parts[-1] if isinstance(op, FloatOp) else op
+        where = f"operator {places[id(last)]} {op.name}"
         if isinstance(op, FloatOp):
             yield from (f"{where}: {line}" for line in _island(file, op, missing))
             continue

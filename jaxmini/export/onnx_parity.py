@@ -100,14 +100,13 @@ class _Comparison:
             if not self.plan.is_constant(value):
                 continue
             frozen = self.frozen.constants[operand_name(group, position)]
-            values = np.broadcast_to(frozen.values, self.plan.program.shape(value))
-            integers = np.sort(values.ravel().astype(np.int16) + OFFSET)
+            integers = np.sort(frozen.values.ravel().astype(np.int16) + OFFSET)
             self.compared["constant_integers"] += integers.size
             # Where the batch is open one of its equal rows is stored; sorted, they stand side by side.
-            row = integers[:: values.shape[0]] if values.ndim else integers
+            row = integers[:: frozen.values.shape[0]] if frozen.values.ndim else integers
             if not any(
                 _pair(frozen.grid) == grid
-                and (np.array_equal(stored, integers) or np.array_equal(stored, row))
+                and (_repeats(stored, integers) or np.array_equal(stored, row))
                 for stored, grid in held
             ):
                 yield f"{group.name}: constant operand {position} of it is not in the file"
@@ -142,3 +141,9 @@ class _Comparison:
 
 def _pair(grid: Grid) -> tuple[float, int]:
     return float(np.float32(grid.scale)), int(grid.zero_point) + OFFSET
+
+
+def _repeats(stored: np.ndarray, integers: np.ndarray) -> bool:
+    """Whether sorted integers are others, each as often: a constant is frozen once for all examples."""
+    times, rest = divmod(stored.size, integers.size)
+    return not rest and np.array_equal(stored, np.repeat(integers, times))

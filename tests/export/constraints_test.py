@@ -100,7 +100,7 @@ def test_broken_rules_are_named(bad: File, message: str):
 
 
 def test_all_broken_rules_are_listed():
-    bad = dataclasses.replace(BAD[0][0], ops=(Op("SUM", (0,), (1,)), Op("EXP", (1,), (0,))))
+    bad = dataclasses.replace(BAD[0][0], ops=(Op("SUM", (0,), (1,)), Op("EXP", (0,), (1,))))
     with pytest.raises(ConstraintError, match=r"(?s)operator 0 SUM.*operator 1 EXP"):
         check_integer(bad)
 

@@ -14,7 +14,7 @@ import pytest
 from jaxmini.export import Artifact, describe_stablehlo, load_stablehlo, predict, stablehlo
 from jaxmini.export.exported import MANIFEST, PROGRAM
 from jaxmini.model import from_linen
-from tests.export.conftest import LABELS, NORMALIZATION, SHAPE, make
+from tests.export.conftest import LABELS, NORMALIZATION, SHAPE, make, quantized
 
 
 @pytest.mark.parametrize("batch", [None, 40])
@@ -111,6 +111,20 @@ def test_a_model_that_asks_for_its_batch_needs_a_fixed_one(images: np.ndarray, t
     with pytest.raises(ValueError, match=r"any number of images; .*batch=1"):
         stablehlo(artifact, tmp_path / "p")
     stablehlo(artifact, tmp_path / "p", batch=1)
+
+
+def test_slices_of_a_quantized_model_take_any_batch(images: np.ndarray, tmp_path: Path):
+    class Sliced(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return nn.Dense(10)(nn.Conv(4, (3, 3))(x)[:, ::2].mean((1, 2)))
+
+    artifact = make(quantized(Sliced()), images)
+    run = load_stablehlo(stablehlo(artifact, tmp_path / "p"))
+    for batch in (1, 3):
+        np.testing.assert_allclose(
+            run(images[:batch]), predict(artifact)(images[:batch]), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_bad_arguments_are_refused(float_artifact: Artifact, images: np.ndarray, tmp_path: Path):

@@ -142,7 +142,8 @@ def test_a_small_layer_is_rounded_about_as_well_as_can_be():
     variables = calibrate(quantized, model.init(jax.random.key(1), x), [x])
     (layer,) = Layerwise(quantized, variables, [x])
     problem = problem_of(layer, 3)
-    steps, targets = problem.steps.reshape(8, channels), problem.targets.reshape(64, channels)
+    steps = problem.steps.reshape(8, channels)
+    targets = np.asarray(problem.targets).reshape(64, channels)
     ways = np.array(list(itertools.product((0, 1), repeat=8)))[..., None]
     integers = np.clip(np.floor(steps) + ways, -3, 3)
     outputs = np.einsum("ni,wio->wno", problem.inputs.reshape(64, 8), integers * problem.scale)

@@ -130,7 +130,7 @@ def test_training_passes_what_is_chosen():
 
 
 REFUSED = {
-    "leaky_where": (lambda x: jnp.where(x > 0, x, 0.1 * x), "use relu or relu6 for leaky_relu"),
+    "leaky_where": (lambda x: jnp.where(x > 0, x, 0.1 * x), "use nn.relu or nn.leaky_relu"),
     "beyond": (
         lambda x: jnp.take(x, np.array([0, 7]), axis=-1, mode="fill"),
         "it reads beyond the ends of an axis",

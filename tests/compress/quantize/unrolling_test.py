@@ -63,7 +63,9 @@ def test_each_layer_has_its_slice_of_the_parameters():
     frozen = freeze(make_plan(twin, variables, inputs), variables)
     stacked = np.asarray(variables["params"]["layers"]["Conv_0"]["kernel"])
     norm, statistics = (variables[c]["layers"]["BatchNorm_0"] for c in ("params", "batch_stats"))
-    for number in range(3):
+    # The first layer's factors are 0, and its scales those that a bias needs.
+    assert not frozen.kernels["Scanned/layers_0/Conv_0:conv"].kernel.any()
+    for number in (1, 2):
         scale, var = (np.asarray(a[number]) for a in (norm["scale"], statistics["var"]))
         factor = scale / np.sqrt(var + 1e-5)
         kernel = frozen.kernels[f"Scanned/layers_{number}/Conv_0:conv"]
