@@ -176,15 +176,16 @@ class _Comparison:
         moving = [op for op in self.file.ops if op.name not in COMPUTING]
         operands = [self.file.tensors[i] for op in moving for i in op.inputs if i >= 0]
         stored = [
-            (t.data.ravel(), _stored_grid(t))
-            for t in operands
-            if t.data is not None and t.is_quantized
+            (t.data, _stored_grid(t)) for t in operands if t.data is not None and t.is_quantized
         ]
         for group in self.plan.groups:
             for constant in self.constants_of(group) if isinstance(group, Move) else []:
                 self.compared["constant_integers"] += constant.values.size
                 wanted, grid = constant.values.ravel(), _pair(constant.grid)
-                if not any(np.array_equal(data, wanted) and grid == own for data, own in stored):
+                if not any(
+                    grid == own and np.array_equal(_once(data, wanted).ravel(), wanted)
+                    for data, own in stored
+                ):
                     yield f"{group.name}: a constant operand of it is not in the file"
 
     def constants_of(self, group: Group) -> list[FrozenConstant]:
@@ -247,4 +248,14 @@ def _bounds(high: float | None, grid: Grid) -> tuple[int, int]:
 
 def _spread(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
     """One number where the frozen tree has many: converters fold equal ones."""
-    return np.broadcast_to(stored.ravel(), like.shape) if stored.size == 1 else stored
+    if stored.size == 1:
+        return np.broadcast_to(stored.ravel(), like.shape)
+    return _once(stored, like)
+
+
+def _once(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """What a file repeats for each example, once, as the frozen tree has it."""
+    if not like.size or stored.size % like.size:
+        return stored
+    rows = stored.reshape(-1, like.size)
+    return rows[0] if (rows == rows[:1]).all() else stored

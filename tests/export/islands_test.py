@@ -15,7 +15,7 @@ from jaxmini.compress.quantize.grid import Grid
 from jaxmini.evaluate.interpreter import Kernels
 from jaxmini.evaluate.operators import operator_parity
 from jaxmini.evaluate.runtime import tflite_integers
-from jaxmini.export import Artifact, Exported, integer_form, tflite
+from jaxmini.export import Artifact, Exported, Layout, integer_form, tflite
 from jaxmini.export.constraints import ConstraintError, check_integer
 from jaxmini.export.flatbuffer import constant, read
 from jaxmini.export.islands import allowed, collapsed
@@ -98,6 +98,16 @@ def test_every_operator_computes_its_group(
     for op in compared:
         assert op.deviation is not None, op
         assert op.deviation.largest <= (op.name in ("QUANTIZE", "SOFTMAX", "LOG_SOFTMAX")), op
+
+
+def test_a_batch_repeats_the_class_token(
+    artifact: Callable, file: Callable, images: np.ndarray, tmp_path: Path
+):
+    layout = Layout(input="uint8", output="float32", batch=3)
+    path = tmp_path / "net.tflite"
+    tflite(artifact("vit"), path, variant="int8", backend="litert", layout=layout)
+    expected = tflite_integers(file("vit", "litert").path)(images[:7])
+    np.testing.assert_array_equal(tflite_integers(path)(images[:7]), expected)
 
 
 @pytest.mark.slow

@@ -218,7 +218,8 @@ class Dequantized:
 
     def constant(self, group: Group, position: int) -> Array:
         values = self.frozen.constants[operand_name(group, position)].float_values
-        return jnp.broadcast_to(values, self.plan.program.shape(group.inputs[position]))
+        # By NumPy: a converter would leave what JAX repeats as an operator of its own.
+        return jnp.asarray(np.broadcast_to(values, self.plan.program.shape(group.inputs[position])))
 
     def table(self, group: Lookup) -> Array:
         return self.constant(group, 0)
