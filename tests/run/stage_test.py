@@ -11,11 +11,13 @@ from jaxmini.compress import quantize
 from jaxmini.data import Normalization
 from jaxmini.export import Layout
 from jaxmini.run.formats import Onnx
+from jaxmini.run.recording import record_of
 from jaxmini.run.stage import (
     Contrastive,
     Distill,
     Export,
     Inputs,
+    PostTraining,
     Recipe,
     Supervised,
 )
@@ -44,6 +46,32 @@ def said(message: str) -> str:
 def test_a_stage_that_cannot_be(fields, message):
     with pytest.raises(ValueError, match=said(message)):
         Supervised(**{"name": "net", "data": DIGITS, "model": NET, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"start": None, "model": NET}, ValueError, "quantizes: give it a trained stage as start"),
+        ({"quantize": None}, ValueError, "'int8' trains nothing and quantizes nothing"),
+        ({"pictures": 0}, ValueError, "stage 'int8': pictures is 0, expected 1 or more"),
+        (
+            {"methods": [quantize.adaround()]},
+            TypeError,
+            "expected a tuple as (quantize.adaround(),)",
+        ),
+        ({"methods": ("adaround",)}, TypeError, "stage 'int8': methods are ('adaround',)"),
+    ],
+)
+def test_post_training_that_cannot_be(fields, error, message):
+    with pytest.raises(error, match=said(message)):
+        PostTraining(**{"name": "int8", "data": DIGITS, "start": TEACHER, **fields})
+
+
+def test_post_training_is_recorded_with_its_methods():
+    methods = (quantize.equalize(), quantize.adaround(steps=7))
+    stage = PostTraining(name="int8", data=DIGITS, start=TEACHER, methods=methods)
+    described = record_of(Recipe((TEACHER, stage)))["stages"]["int8"]["methods"]
+    assert [one["fields"] for one in described] == [{}, {"steps": 7}]
 
 
 def test_embeddings_neither_teach_nor_are_exported():

@@ -124,10 +124,7 @@ def _read(plan: Plan) -> Iterator[Value | None]:
     for op in plan.weight_ops:
         yield from op.inputs
     for group in plan.groups:
-        yield from group.inputs
-        if isinstance(group, Weighted):
-            yield group.kernel
-            yield from (step.operand for step in group.chain)
+        yield from (*group.inputs, *group.held)
 
 
 def replaced(variables: Variables, changes: Mapping[int, np.ndarray]) -> Variables:

@@ -161,7 +161,7 @@ def test_accuracy_of_few_bits_rises():
     model, variables = trained()
     quantized = quantize(model, int8(kernel=per_channel(bits=2, mse=True)))
     rounded = calibrate(quantized, variables, batches())
-    settings = adaround(steps=150, learning_rate=0.05)
+    settings = adaround(steps=60, batch_size=16, learning_rate=0.1)
     learned = settings(quantized, rounded, batches())
     assert accuracy(quantized, learned) > accuracy(quantized, rounded) + 0.1
 
