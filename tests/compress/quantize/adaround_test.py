@@ -157,6 +157,7 @@ def test_a_small_layer_is_rounded_about_as_well_as_can_be():
     assert np.all(found >= 0.999 * tried.min(0))
 
 
+@pytest.mark.slow
 def test_accuracy_of_few_bits_rises():
     model, variables = trained()
     quantized = quantize(model, int8(kernel=per_channel(bits=2, mse=True)))
