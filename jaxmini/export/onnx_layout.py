@@ -129,7 +129,7 @@ class Writer:
         whole = self.plan.program.shape(group.inputs[position])
 
         def arrange(values: np.ndarray) -> np.ndarray:
-            if values.ndim != len(order):
+            if not order or values.ndim != len(order):
                 return values
             values = np.broadcast_to(values, whole)  # what is repeated is frozen once
             if self.open_batch:

@@ -56,12 +56,14 @@ def pooled(writer: Writer, kind: str, op: Op, source: Tensor) -> Tensor:
     return writer.moved(kind, source, **attributes)
 
 
-def padded(writer: Writer, source: Tensor, sides: Sequence[tuple[int, int]]) -> Tensor:
-    """Zeros before and after each axis of the plan's value; fewer than none cut it."""
+def padded(
+    writer: Writer, source: Tensor, sides: Sequence[tuple[int, int]], *border: str
+) -> Tensor:
+    """A border before and after each axis of the plan's value, of zeros; less than none cuts it."""
     if not any(map(any, sides)):
         return source
     pads = writer.graph.integers("pads", _sides(source.sorted(sides)))
-    return writer.moved("Pad", source, pads)
+    return writer.moved("Pad", source, pads, *border)
 
 
 def _sides(sides: Sequence[tuple[int, int]]) -> list[int]:
@@ -78,7 +80,10 @@ def _pad(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tensor]:
     if any(inner for _, _, inner in config):
         raise refusal(group.op, "it pads between elements", "repeat pixels, or pad at the sides")
     writer.require_batch(group.op, config[0][:2] == (0, 0), "it pads the batch")
-    return [padded(writer, operands[0], [(low, high) for low, high, _ in config])]
+    sides = [(low, high) for low, high, _ in config]
+    # A border of other than zeros is a constant operand, on the grid of what it surrounds.
+    border = [writer.constant(group, position, ()) for position in range(1, len(operands))]
+    return [padded(writer, operands[0], sides, *border)]
 
 
 def _reshape(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tensor]:
@@ -181,6 +186,28 @@ def _spread_constant(writer: Writer, group: Move, position: int, beside: Tensor)
     return writer.rounded(spread, beside.order, group.site).name
 
 
+def _extreme(writer: Writer, group: Move, operands: list[Tensor | None]) -> list[Tensor]:
+    """The larger, or the smaller, of two tensors."""
+    first = next(operand for operand in operands if operand is not None)
+    names = [
+        writer.constant(group, position, first.order)
+        if operand is None
+        else writer.arranged(operand, first.order).name
+        for position, operand in enumerate(operands)
+    ]
+    name = writer.graph.node(group.op.name.capitalize(), *names)
+    return [writer.rounded(name, first.order, group.site)]
+
+
+def _extreme_of(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tensor]:
+    """The largest, or the smallest, over some axes."""
+    (source,), axes = operands, group.op.params["axes"]
+    writer.require_batch(group.op, 0 not in axes, "it reduces the batch")
+    kind = group.op.name.replace("reduce_m", "ReduceM")
+    left = without(source.order, axes)
+    return [writer.moved(kind, source, order=left, axes=source.axes(axes), keepdims=0)]
+
+
 def _copy(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tensor]:
     return operands
 
@@ -189,12 +216,17 @@ MOVES: dict[str, Form] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "copy": _copy,
+    "max": _extreme,
+    "min": _extreme,
     "pad": _pad,
+    "reduce_max": _extreme_of,
+    "reduce_min": _extreme_of,
     "reduce_window_max": _max_pool,
     "reshape": _reshape,
     "rev": _reversed,
     "slice": _slice,
     "split": _split,
     "squeeze": _squeeze,
+    "stop_gradient": _copy,
     "transpose": _transpose,
 }

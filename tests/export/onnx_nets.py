@@ -46,6 +46,18 @@ class Shapes(nn.Module):
         return nn.Dense(4)(x.reshape(x.shape[0], -1)[:, ::3])
 
 
+class Extremes(nn.Module):
+    """The larger and the smaller of two tensors, those over pixels, borders of other than zeros."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(4, (3, 3))(jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=0.5))
+        y = jnp.pad(nn.Conv(4, (3, 3))(x), ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=-1.0)
+        x = jnp.pad(x, ((0, 0), (0, 1), (2, 0), (0, 0)))
+        x = jnp.maximum(x, jax.lax.stop_gradient(y)) + jnp.minimum(y, nn.Conv(4, (1, 1))(x))
+        return nn.Dense(4)(jnp.concatenate([x.max((1, 2)), x.min((1, 2))], -1))
+
+
 SHAPE = (12, 12, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), dtype=np.uint8)
 
@@ -64,7 +76,7 @@ class Turned(nn.Module):
         return nn.Dense(4)(nn.relu(rows[0] + rows[1] - rows[2]))
 
 
-NETS = [Residual, Bottlenecks, Branches, PreActivation, Shared, Shapes, Turned, Block]
+NETS = [Residual, Bottlenecks, Branches, PreActivation, Shared, Shapes, Turned, Extremes, Block]
 
 
 def name_of(net: type) -> str:
