@@ -30,10 +30,11 @@ from jaxmini.compress import quantize
 from jaxmini.data import Normalization
 from jaxmini.evaluate.accuracy import predict_all
 from jaxmini.evaluate.cost import cost
+from jaxmini.evaluate.file_cost import float_ops
 from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers
 from jaxmini.export import distance
 from jaxmini.export.artifact import Artifact
-from jaxmini.export.flatbuffer import File, Op, read
+from jaxmini.export.flatbuffer import read
 from jaxmini.export.integer import integer_form
 from jaxmini.export.tflite import Exported, tflite
 from jaxmini.model import Variables, from_linen
@@ -151,7 +152,14 @@ def measured(case: Case, pictures: int, backend: str) -> Found:
         }
         file = read(path)
     return Found(
-        case, price.params, price.macs, files, medians, conversion, _float_ops(file), apart
+        case,
+        price.params,
+        price.macs,
+        files,
+        medians,
+        conversion,
+        sum(float_ops(file).values()),
+        apart,
     )
 
 
@@ -254,14 +262,6 @@ def _row(found: Found) -> Row:
 
 def _apart(apart: distance.Distance) -> str:
     return f"{apart.largest}" + (f" ({100 * apart.share:.1f} %)" if apart.largest else "")
-
-
-def _float_ops(file: File) -> int:
-    def is_float(op: Op) -> bool:
-        tensors = (file.tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0)
-        return any(tensor.dtype.kind == "f" for tensor in tensors)
-
-    return sum(map(is_float, file.ops))
 
 
 def _parser() -> page.argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from jaxmini.cpu.window import room
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
-# Numbers of the pictures from which that pays.
+# Fewer numbers of the pictures than these, a megabyte, are left to XLA.
 WORTH = 1 << 18
 
 # Numbers between the rows of two pictures: as far apart as a power of two they would share places in the

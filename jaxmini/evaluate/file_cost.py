@@ -91,6 +91,16 @@ def file_cost(source: File | Path | str | bytes) -> FileCost:
     )
 
 
+def float_ops(file: File) -> dict[str, int]:
+    """How many of each operation read or give floats, constants included."""
+
+    def is_float(op: Op) -> bool:
+        tensors = (file.tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0)
+        return any(tensor.dtype.kind == "f" for tensor in tensors)
+
+    return dict(Counter(op.name for op in file.ops if is_float(op)))
+
+
 class _Shapes:
     """The shapes of an operator's tensors."""
 

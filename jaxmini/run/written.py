@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxmini.evaluate.accuracy import Predict
+from jaxmini.evaluate.file_cost import float_ops
 from jaxmini.evaluate.onnx_runtime import onnx_integers, onnx_latency, onnx_predict
 from jaxmini.evaluate.runtime import (
     Kernels,
@@ -108,7 +108,7 @@ def _tflite(export: Export, artifact: Artifact, path: Path) -> Written:
         batch=max(1, IMAGES // export.layout.batch) * export.layout.batch,  # none is filled up
         timing=_of_one(latency(path), export.layout.batch),
         ops=exported.ops,
-        float_ops=_float_ops(flatbuffer.read(path)),
+        float_ops=float_ops(flatbuffer.read(path)),
         compared=_compared(exported.parity),
         integers={f"{kernels} kernels": tflite_integers(path, kernels=kernels) for kernels in ways},
     )
@@ -142,16 +142,6 @@ def _stablehlo(artifact: Artifact, path: Path) -> Written:
     image = np.random.default_rng(0).integers(0, 256, (1, *artifact.input_shape), np.uint8)
     timing = timed(lambda: jax.block_until_ready(predict(image)), WARMUP, RUNS)
     return Written(predict, timing=timing)
-
-
-def _float_ops(file: flatbuffer.File) -> dict[str, int]:
-    """How many of each operation read or give floats, constants included."""
-
-    def is_float(op: flatbuffer.Op) -> bool:
-        tensors = (file.tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0)
-        return any(tensor.dtype.kind == "f" for tensor in tensors)
-
-    return dict(Counter(op.name for op in file.ops if is_float(op)))
 
 
 def _compared(parity: Parity | None) -> dict[str, str]:
