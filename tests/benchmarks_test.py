@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks is not part of the installed package
 
 from benchmarks import (  # noqa: E402
+    accuracy,
     cold_start,
     convolutions,
     cpu,
@@ -39,6 +40,7 @@ from jaxmini.steps import sgd  # noqa: E402
 from jaxmini.steps.placement import PLACEMENTS  # noqa: E402
 
 MAINS = (
+    accuracy,
     cold_start,
     convolutions,
     cpu,
@@ -345,10 +347,11 @@ def test_every_benchmark_explains_itself(module, capsys):
         ("latency", "int8 .tflite, LiteRT"),
         ("students", "The taught student is better"),
         ("pretraining", "pretrained"),
+        ("accuracy", "QAT is "),
     ],
 )
 def test_every_benchmark_runs_in_its_tiny_form(name, expected, tmp_path):
-    folder = ["--folder", str(tmp_path)] if name in ("students", "pretraining") else []
+    folder = ["--folder", str(tmp_path)] if name in ("accuracy", "students", "pretraining") else []
     one_device = os.environ | {
         "XLA_FLAGS": "",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
