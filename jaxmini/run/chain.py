@@ -141,14 +141,15 @@ def _close(
         fidelity=_fidelity(recipe, answers),
         provenance=_provenance(recipe, outcomes, around.workdir),
     )
+    verdicts = tuple(gate.judge(content) for gate in recipe.gates)
+    content = dataclasses.replace(content, gates=verdicts)
     if answers:
-        # What a person will run is looked at closest: the first file, or the last network that answers.
-        shown = recipe.exports[0].file_name if recipe.exports else list(answers)[-1]
+        # What a person will run is looked at closest: the file of the headline, or the last network.
+        best = summary.headline(content)
+        shown = best.name if best is not None else list(answers)[-1]
         content = dataclasses.replace(
             content, **_mistakes(shown, answers[shown], test, content.labels)
         )
-    verdicts = tuple(gate.judge(content) for gate in recipe.gates)
-    content = dataclasses.replace(content, gates=verdicts)
     storage.write(content, around.workdir.path)
     around.log.event(table.text(summary.closing(content)))
     if content.gates:
@@ -161,12 +162,14 @@ def _close(
 def _fidelity(recipe: Recipe, answers: dict[str, np.ndarray]) -> tuple[Agreement, ...]:
     """How alike each student is to its teacher, each integer net to its start, each file to its net."""
     pairs = [
-        (needed.name, stage.name)
-        for stage in recipe.stages
-        for needed in stage.needs
-        if {needed.name, stage.name} <= answers.keys()
+        *dict.fromkeys(  # a net that learns from the one it starts from needs it twice
+            (needed.name, stage.name)
+            for stage in recipe.stages
+            for needed in stage.needs
+            if {needed.name, stage.name} <= answers.keys()
+        ),
+        *((export.stage.name, export.file_name) for export in recipe.exports),
     ]
-    pairs += [(export.stage.name, export.file_name) for export in recipe.exports]
     return tuple(
         Agreement(a, b, agreement(answers[a], answers[b]), mean_kl(answers[a], answers[b]))
         for a, b in pairs

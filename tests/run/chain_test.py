@@ -19,9 +19,9 @@ import pytest
 from jaxmini import data, steps
 from jaxmini.__main__ import main
 from jaxmini.model import with_head
-from jaxmini.recipe import Contrastive, Recipe, Supervised
+from jaxmini.recipe import Contrastive, Distill, Recipe, Supervised
 from jaxmini.run import chain
-from jaxmini.run.chain import _naming
+from jaxmini.run.chain import _fidelity, _naming
 from jaxmini.run.report import storage
 
 HERE = Path(__file__).parent
@@ -239,6 +239,15 @@ def test_the_report_is_of_what_was_run(undisturbed):
     assert report.confusion_of == "tiny.tflite"
     right = sum(row[index] for index, row in enumerate(report.confusion))
     assert right / 500 == pytest.approx(report.files[0].accuracy)
+
+
+def test_who_starts_from_his_teacher_is_compared_with_him_once():
+    teacher = Supervised(name="teacher", data=data.digits(), model=nn.Dense(10))
+    student = Distill(name="student", data=data.digits(), start=teacher, teacher=teacher)
+    logits = np.eye(10, dtype=np.float32)
+    answers = {"teacher": logits, "student": np.roll(logits, 1, axis=0)}
+    (pair,) = _fidelity(Recipe(stages=(teacher, student)), answers)
+    assert (pair.a, pair.b, pair.top1) == ("teacher", "student", 0)
 
 
 class Embedding(nn.Module):
