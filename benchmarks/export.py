@@ -6,8 +6,9 @@ Nothing is trained: weights are as initialised, BatchNorm has random factors (a 
 the statistics of the pictures, which are smooth noise; ranges are calibrated on as many. Such a net's logits
 lie close together, so steps of the output's grid (LSB) say more than which class is first. Each int8 file is
 compared, number by number, with what was frozen (the export refuses a difference), and its logits with the
-integer simulation. Latency is that of one picture on one thread, a median; parameters and MACs
-are the float net's.
+integer simulation. Latency is that of one picture on one thread, a median; parameters and MACs are the float
+net's. In the picture, a ring is a float32 file and a dot the int8 one of the same net. It tells what files
+cost, not how well they answer: a net off the front may be the better one once trained.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from benchmarks import page
+from benchmarks import page, pareto
 from jaxmini import models
 from jaxmini.compress import quantize
 from jaxmini.data import Normalization
@@ -227,6 +228,7 @@ def shown(done: Sequence[Found], options: page.argparse.Namespace) -> page.Page:
     """The page of the nets that are done."""
     plain = [found for found in done if not found.float_ops]
     exact = [found for found in plain if found.apart[Kernels.XNNPACK].largest == 0]
+    panels = by_side(done)
     return page.Page(
         name="export",
         title="The zoo as integer files",
@@ -236,8 +238,22 @@ def shown(done: Sequence[Found], options: page.argparse.Namespace) -> page.Page:
             "0 stored integers differ.",
             f"{len(plain)} of {len(done)} files hold no float operator; "
             f"{len(exact)} of these equal the simulation bit for bit on XNNPACK.",
+            *(pareto.says(side, files) for side, files in panels.items()),
         ),
+        picture=pareto.draw(panels),
+        pictured="Bytes of every file against its latency, a panel for each size of pictures",
     )
+
+
+def by_side(done: Sequence[Found]) -> dict[str, list[pareto.File]]:
+    """The files by the size of their pictures: only those of one size can stand in for each other."""
+    panels: dict[str, list[pareto.File]] = {}
+    for found in sorted(done, key=lambda found: found.case.side):
+        panels.setdefault(f"{found.case.side} px", []).extend(
+            pareto.File(found.case.name, variant, found.milliseconds[variant], file.bytes)
+            for variant, file in found.files.items()
+        )
+    return panels
 
 
 def _row(found: Found) -> Row:

@@ -29,6 +29,8 @@ class Page:
         method: what was measured, and how; Markdown.
         table: the figures.
         findings: one sentence each.
+        picture: an SVG file to show above the table.
+        pictured: what is seen in it.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Page:
     method: str
     table: Table
     findings: tuple[str, ...] = ()
+    picture: str = ""
+    pictured: str = ""
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -67,12 +71,14 @@ def show(page: Page, arguments: Sequence[str], *, write: bool) -> None:
     Args:
         page: what was found.
         arguments: of the command line.
-        write: put the page into ``docs/results``, in the place of an older one.
+        write: put the page, and its picture, into ``docs/results``, in the place of older ones.
     """
     print("\n".join([text(page.table), *page.findings]), flush=True)
     if write:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{page.name}.md").write_text(render(page, arguments), encoding="utf-8")
+        if page.picture:
+            (RESULTS / f"{page.name}.svg").write_text(page.picture, encoding="utf-8")
         print(f"docs/results/{page.name}.md", flush=True)
 
 
@@ -86,6 +92,7 @@ def render(page: Page, arguments: Sequence[str]) -> str:
     parts = [
         f"# {page.title}",
         page.method,
+        f"![{page.pictured}]({page.name}.svg)" if page.picture else "",
         markdown(page.table),
         "\n".join(f"- {finding}" for finding in page.findings),
         "\n".join(f"- {key}: {value}" for key, value in made.items()),

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import jax
@@ -25,6 +26,7 @@ from benchmarks import (  # noqa: E402
     latency,
     page,
     pairs,
+    pareto,
     pretraining,
     quantization,
     settings,
@@ -33,6 +35,10 @@ from benchmarks import (  # noqa: E402
     trials,
 )
 from jaxmini import data, models, recipe  # noqa: E402
+from jaxmini.evaluate.interpreter import Kernels  # noqa: E402
+from jaxmini.export import distance  # noqa: E402
+from jaxmini.export.parity import Parity  # noqa: E402
+from jaxmini.export.tflite import Exported  # noqa: E402
 from jaxmini.models import mobilenet  # noqa: E402
 from jaxmini.recipe import Supervised  # noqa: E402
 from jaxmini.run.report.table import Column, Table  # noqa: E402
@@ -224,6 +230,71 @@ class TestCpu:
         assert cpu.kept([self.result(64), self.result(128, memory=120)])
         assert not cpu.kept([self.result(64), self.result(128, memory=121)])
         assert not cpu.kept([self.result(64), self.result(128, own=2.1)])
+
+
+class TestPareto:
+    small = (
+        pareto.File("A", "float32", 1.0, 400),
+        pareto.File("A", "int8", 0.5, 100),
+        pareto.File("B", "float32", 0.4, 800),
+        pareto.File("B", "int8", 0.5, 200),
+    )
+    large = (pareto.File("C", "float32", 9.0, 1200), pareto.File("C", "int8", 12.0, 300))
+
+    def test_the_front_is_what_no_file_beats_in_both(self):
+        assert [str(file) for file in pareto.front(self.small)] == ["B float32", "A int8"]
+        assert pareto.front(self.large) == self.large
+        assert pareto.front([]) == ()
+
+    def test_it_is_told_in_a_sentence(self):
+        assert pareto.says("8 px", self.small) == (
+            "8 px: 2 of 4 files are on the front, where none is both smaller and faster: "
+            "B float32 (0.400 ms, 800 B), A int8 (0.500 ms, 100 B)."
+        )
+
+    def test_the_picture_names_every_net_in_the_panel_of_its_pictures(self):
+        picture = ElementTree.fromstring(pareto.draw({"8 px": self.small, "16 px": self.large}))
+        written = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"8 px", "16 px", "A", "B", "C", "float32", "int8"} <= set(written)
+        assert "B float32 (0.400 ms, 800 B)" in picture[1].text
+        paths = picture.iter("{http://www.w3.org/2000/svg}path")
+        assert sum("stroke-dasharray" in path.get("style", "") for path in paths) == 3
+
+    @pytest.mark.parametrize("alone", [small[:2], large])
+    def test_one_panel_with_one_net_is_drawn(self, alone):
+        assert pareto.draw({"8 px": alone}).startswith("<svg")
+
+
+class TestExport:
+    def found(self, name: str, side: int) -> export.Found:
+        apart = distance.compare(np.zeros((1, 2), int), np.zeros((1, 2), int))
+        files = {
+            variant: Exported(Path("a"), variant, "litert", size, "0" * 64, {"ADD": 1}, parity)
+            for variant, size, parity in (("float32", 400, None), ("int8", 100, Parity(groups=1)))
+        }
+        return export.Found(
+            export.Case(name, NETS[0], side),
+            params=10,
+            macs=20,
+            files=files,
+            milliseconds={"float32": 2.0, "int8": 1.0},
+            conversion=3.0,
+            float_ops=0,
+            apart=dict.fromkeys((Kernels.XNNPACK, Kernels.REFERENCE), apart),
+        )
+
+    def test_the_page_has_a_panel_for_each_size_of_pictures(self, tmp_path, monkeypatch):
+        options = export._parser().parse_args([])
+        shown = export.shown([self.found("A", 224), self.found("B", 96)], options)
+        assert list(export.by_side([self.found("A", 224), self.found("B", 96)])) == [
+            "96 px",
+            "224 px",
+        ]
+        assert "224 px: 1 of 2 files are on the front" in shown.findings[-1]
+        monkeypatch.setattr(page, "RESULTS", tmp_path)
+        page.show(shown, [], write=True)
+        (embedded,) = re.findall(r"!\[.+\]\((.+)\)", (tmp_path / "export.md").read_text())
+        ElementTree.fromstring((tmp_path / embedded).read_text())
 
 
 class TestTrials:

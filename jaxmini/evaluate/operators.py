@@ -69,7 +69,7 @@ def operator_parity(
         ValueError: not an int8 file of pictures of this shape, or no pictures.
     """
     interpreter = Interpreter(source, kernels=kernels, keep_all=True)
-    _require_pictures(interpreter, plan, images)
+    require_pictures("operator_parity", interpreter, plan, images)
     file = edges.core(interpreter.file)
     read = _read(file)
     simulation = _Simulation(file, plan, frozen)
@@ -182,18 +182,21 @@ def _read(file: File) -> tuple[int, ...]:
     return tuple(sorted(i for i in indices if file.tensors[i].dtype == np.int8))
 
 
-def _require_pictures(interpreter: Interpreter, plan: Plan, images: np.ndarray) -> None:
+def require_pictures(where: str, interpreter: Interpreter, plan: Plan, images: np.ndarray) -> None:
+    """See that a file computes the plan in int8, and that the images are its pictures.
+
+    Raises:
+        ValueError: it or they do not; begins with ``where``.
+    """
     shape = tuple(plan.program.shape(plan.program.input))
     stored, file = interpreter.input, edges.core(interpreter.file)
     ends = [file.tensors[index].dtype for index in (file.inputs[0], file.outputs[0])]
     if ends != [np.int8, np.int8]:
-        raise ValueError(f"operator_parity: the file is {ends[0]} -> {ends[1]}, not int8")
+        raise ValueError(f"{where}: the file is {ends[0]} -> {ends[1]}, not int8")
     if stored.shape != shape:
-        raise ValueError(
-            f"operator_parity: the file takes {list(stored.shape)}, the network {list(shape)}"
-        )
+        raise ValueError(f"{where}: the file takes {list(stored.shape)}, the network {list(shape)}")
     if images.dtype != np.uint8 or images.shape[1:] != shape[1:] or not len(images):
         raise ValueError(
-            f"operator_parity: expected uint8 pictures [N, {', '.join(map(str, shape[1:]))}], N >= 1, "
+            f"{where}: expected uint8 pictures [N, {', '.join(map(str, shape[1:]))}], N >= 1, "
             f"got {images.dtype}{list(images.shape)}"
         )

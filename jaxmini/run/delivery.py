@@ -16,6 +16,7 @@ from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.runtime import Kernels, tflite_predict
 from jaxmini.export import arena, distance
 from jaxmini.export.integer import integer_form
+from jaxmini.run.layers import layers_of
 from jaxmini.run.outcome import EVALUATION_BATCH, Outcome, Surroundings, logits_of
 from jaxmini.run.report.content import FileResult
 from jaxmini.run.stage import Export
@@ -53,6 +54,7 @@ def deliver(
     around.log.event(f"{export.file_name}: converting by {export.backend}")
     file = write(export, outcome.artifact, path)
     answers = predict_all(file.predict, test.image, file.batch)
+    layers, layers_note = layers_of(export, outcome.artifact, path, test.image)
     result = FileResult(
         name=export.file_name,
         variant=export.variant,
@@ -66,6 +68,8 @@ def deliver(
         ops=dict(file.ops),
         checks=dict(file.compared) | _simulated(outcome, file.integers, test.image),
         float_ops=None if file.float_ops is None else dict(file.float_ops),
+        layers=layers,
+        layers_note=layers_note,
     )
     return _on_micro(result, path, test.image) if on_micro else result, answers
 

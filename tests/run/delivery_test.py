@@ -85,6 +85,9 @@ def test_a_file_of_another_layout_answers_as_the_usual_one(undisturbed, tmp_path
     np.testing.assert_array_equal(answers, expected)
     assert (other.accuracy, other.checks) == (usual.accuracy, usual.checks)
     assert other.float_ops == {"DEQUANTIZE": 1}
+    assert [layer.name for layer in other.layers] == [layer.name for layer in usual.layers]
+    for ours, theirs in zip(other.layers, usual.layers, strict=True):  # a batch of 3 is filled up
+        assert ours.sqnr == pytest.approx(theirs.sqnr, abs=1.0)
     assert other.latency_ms > 0
 
 

@@ -62,6 +62,8 @@ def test_an_integer_onnx_file(trained: dict[str, Artifact], tmp_path: Path):
     assert "0 differ" in file.checks["kernel integers"]
     assert file.ops["Conv"] == 2
     assert file.float_ops["QuantizeLinear"] == file.ops["QuantizeLinear"]
+    assert file.layers == ()
+    assert file.layers_note.startswith("not measured: a .onnx file")
     assert file.latency_ms > 0
 
 

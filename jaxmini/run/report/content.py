@@ -82,6 +82,31 @@ class Verdict:
 
 
 @dataclasses.dataclass(frozen=True)
+class Layer:
+    """How far one layer of an int8 file is from the same layer of the float network.
+
+    A ratio is the power of the float network's numbers over that of the distance from them (SQNR),
+    in dB: more is better, infinite is exact, and None stands for a layer that gives only zeros.
+
+    Attributes:
+        name: module and what it computes: ``Net/stem:conv``.
+        operator: that computes it in the file: ``CONV_2D``; None if none does.
+        sqnr: ratio of the file's own numbers, which every layer before has rounded too.
+        alone: ratio where only this layer's kernel and output are rounded.
+        differing: share of the file's numbers that are not those of the integer simulation of this
+            layer on the file's own inputs, in 0..1; None if they were not compared.
+        largest: by how many steps (LSB) at most.
+    """
+
+    name: str
+    operator: str | None = None
+    sqnr: float | None = None
+    alone: float | None = None
+    differing: float | None = None
+    largest: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class FileResult:
     """An exported file, and what running it gave.
 
@@ -100,6 +125,8 @@ class FileResult:
         float_ops: how many of each operation read or give floats.
         micro: what hinders TFLite-Micro from running it, nothing if it does; None if it was not tried.
         arena_bytes: the least working memory it ran with there.
+        layers: of an int8 file, in the order of the program.
+        layers_note: on what the layers were measured, or why they were not.
     """
 
     name: str
@@ -116,6 +143,8 @@ class FileResult:
     float_ops: dict[str, int] | None = None
     micro: tuple[str, ...] | None = None
     arena_bytes: int | None = None
+    layers: tuple[Layer, ...] = ()
+    layers_note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

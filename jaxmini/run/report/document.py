@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from jaxmini.run.report import codec, quantity, summary
+from jaxmini.run.report import codec, layers, quantity, summary
 from jaxmini.run.report.content import FileResult, Report
 from jaxmini.run.report.table import Column, Table, escape, visible
 from jaxmini.run.report.table import markdown as table
@@ -47,8 +47,16 @@ def _file(file: FileResult) -> list[str]:
         median = quantity.milliseconds(file.latency_ms)
         facts.append(f"latency of one picture: median {median}, 10th to 90th percentile {spread}")
     facts += [f"{escape(name)}: {escape(found)}" for name, found in file.checks.items()]
+    if file.layers_note:
+        facts.append(f"layer by layer, {escape(file.layers_note)}")
     blocks = [f"### {escape(file.name)}", _bullets(facts)]
-    return blocks + ([table(summary.operations(file))] if file.ops else [])
+    blocks += [table(summary.operations(file))] if file.ops else []
+    return blocks + (_layers(file) if file.layers else [])
+
+
+def _layers(file: FileResult) -> list[str]:
+    all_of_them = f"Of {len(file.layers)} layers, all in report.json, those that lose most:"
+    return [escape(layers.sentence(file)), all_of_them, table(layers.table(file))]
 
 
 def _confusions(report: Report) -> str:

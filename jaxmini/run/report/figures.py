@@ -1,14 +1,23 @@
 """Figures: learning curves, what accuracy costs, and the confusion matrix, as SVG elements."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from jaxmini.run.report import quantity, svg
+from jaxmini.run.report.axes import (
+    LABEL_GAP,
+    LETTER,
+    framed,
+    make_logarithmic,
+    name_points,
+    rounded,
+    shorten,
+    spread,
+)
 from jaxmini.run.report.content import Curve, FileResult, Report, StageResult
 from jaxmini.run.report.svg import ACCENT, INK, MUTED
 
@@ -19,8 +28,6 @@ MANY_CLASSES = 20  # above, a confusion matrix has no room for its counts
 LONGEST_LABEL = 14
 LONGEST_NAME = 26
 STRONGEST = 0.5  # of a cell: in light and in dark, a count can still be read on it
-LETTER = 7.0  # about the width of one, in pixels
-_LABEL_GAP = 14.0
 
 
 def learning_curve(report: Report, stage: StageResult, curve: Curve, name: str) -> str:
@@ -33,7 +40,7 @@ def learning_curve(report: Report, stage: StageResult, curve: Curve, name: str) 
         description += f"; grey: the same of {baseline.name}"
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, CURVE_SIZE, left=48, right=52, bottom=30, top=10)
+        axes = framed(figure, CURVE_SIZE, left=48, right=52, bottom=30, top=10)
         if behind is not None:
             axes.plot(behind.steps, behind.values, color=MUTED, linewidth=1.0, alpha=0.6)
         axes.plot(curve.steps, curve.values, color=ACCENT, linewidth=1.75)
@@ -66,10 +73,10 @@ def confusion(report: Report, name: str) -> str | None:
     description = f"rows are the truth, columns the answer; {quantity.count(wrong)} answers wrong"
 
     def paint(figure: Figure) -> None:
-        labels = [_shorten(label, LONGEST_LABEL) for label in report.labels]
+        labels = [shorten(label, LONGEST_LABEL) for label in report.labels]
         room = 34 + LETTER * max(map(len, labels)) if classes <= MANY_CLASSES else 60
         size = (CONFUSION_SIZE, CONFUSION_SIZE)
-        axes = _axes(figure, size, left=room, right=8, bottom=room, top=8)
+        axes = framed(figure, size, left=room, right=8, bottom=room, top=8)
         _paint_cells(axes, report.confusion)
         axes.set(xlim=(0, classes), ylim=(classes, 0), xlabel="answer", ylabel="truth")
         axes.grid(visible=False)
@@ -94,10 +101,10 @@ def _cost(
     says = [f"{f.name}: {quantity.percent(f.accuracy)}, {write(measure(f))}" for f in files]
 
     def paint(figure: Figure) -> None:
-        axes = _axes(figure, COST_SIZE, left=48, right=98, bottom=46, top=14)
+        axes = framed(figure, COST_SIZE, left=48, right=98, bottom=46, top=14)
         low, high = _accuracy_limits([x.accuracy for x in (*files, *stages)])
         axes.set_ylim(low, high)
-        _set_log_axis(axes, [measure(file) for file in files], write)
+        make_logarithmic(axes.xaxis, [measure(file) for file in files], write)
         axes.set_xlabel(f"{what}, logarithmic")
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
@@ -105,15 +112,6 @@ def _cost(
         _paint_files(axes, files, [measure(file) for file in files])
 
     return svg.draw(paint, COST_SIZE, name, f"Accuracy against {what}", "; ".join(says))
-
-
-def _axes(
-    figure: Figure, size: tuple[int, int], *, left: float, right: float, bottom: float, top: float
-) -> Axes:
-    """Axes with margins in pixels: a figure's frame does not move with its figures."""
-    width, height = size
-    box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
-    return figure.add_axes(box)
 
 
 def _curve_of(stage: StageResult | None, metric: str) -> Curve | None:
@@ -135,63 +133,13 @@ def _accuracy_limits(accuracies: Sequence[float]) -> tuple[float, float]:
     return min(accuracies) - room, max(accuracies) + room
 
 
-def _set_log_axis(axes: Axes, values: Sequence[float], write: Callable[[float], str]) -> None:
-    low, high = min(values) / 1.6, max(values) * 1.6
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator(log_ticks(low, high)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _round(write(value))))
-
-
-def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most ``most`` round numbers of the series 1, 2, 5 from ``low`` to ``high``."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for series in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [digit * 10.0**decade for decade in decades for digit in series]
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) <= most:
-            return ticks
-    return ticks[:: math.ceil(len(ticks) / most)]
-
-
-def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions moved apart to at least ``gap``, by the least sum of squares, within ``low..high``.
-
-    Where there is no room for all, the gap gives way.
-    """
-    if not positions:
-        return []
-    last = len(positions) - 1
-    gap = min(gap, (high - low) / max(last, 1))
-    order = sorted(range(len(positions)), key=lambda index: positions[index])
-    # Less gap times rank, "at least a gap apart" reads "not falling".
-    levels = _not_falling([positions[index] - gap * rank for rank, index in enumerate(order)])
-    moved = [min(max(level, low), high - gap * last) for level in levels]
-    placed = {index: moved[rank] + gap * rank for rank, index in enumerate(order)}
-    return [placed[index] for index in range(len(positions))]
-
-
-def _not_falling(values: Sequence[float]) -> list[float]:
-    """The nearest sequence that does not fall (pool adjacent violators; Ayer et al., 1955)."""
-    pools: list[tuple[float, int]] = []
-    for value in values:
-        mean, size = value, 1
-        while pools and pools[-1][0] > mean:
-            before, number = pools.pop()
-            mean = (before * number + mean * size) / (number + size)
-            size += number
-        pools.append((mean, size))
-    return [mean for mean, size in pools for _ in range(size)]
-
-
 def _paint_stages(axes: Axes, stages: Sequence[StageResult]) -> None:
     exact = [axes.transData.transform((1, stage.accuracy))[1] for stage in stages]
-    heights = spread(exact, _LABEL_GAP, axes.bbox.y0, axes.bbox.y1)
+    heights = spread(exact, LABEL_GAP, axes.bbox.y0, axes.bbox.y1)
     for stage, height in zip(stages, heights, strict=True):
         axes.axhline(stage.accuracy, color=MUTED, linewidth=1.0, dashes=(2, 3), alpha=0.8)
         axes.annotate(
-            _shorten(stage.name, LONGEST_LABEL),
+            shorten(stage.name, LONGEST_LABEL),
             (axes.bbox.x1, height),
             (6, 0),
             xycoords="figure pixels",
@@ -204,22 +152,8 @@ def _paint_stages(axes: Axes, stages: Sequence[StageResult]) -> None:
 def _paint_files(axes: Axes, files: Sequence[FileResult], values: Sequence[float]) -> None:
     points = list(zip(values, [file.accuracy for file in files], strict=True))
     axes.plot(*zip(*points, strict=True), "o", color=ACCENT, markersize=8, zorder=5, clip_on=False)
-    places = axes.transData.transform(points).tolist()
-    # One list of heights for all: a name never covers another, whichever side of its dot it is on.
-    heights = spread([y for _, y in places], _LABEL_GAP, axes.bbox.y0 + 8, axes.bbox.y1)
-    for file, point, (x, _), height in zip(files, points, places, heights, strict=True):
-        name = _shorten(file.name.removesuffix(".tflite"), LONGEST_NAME)
-        has_room = x + 18 + LETTER * len(name) < axes.bbox.x1
-        axes.annotate(
-            name,
-            point,
-            (x + (18 if has_room else -18), height),
-            textcoords="figure pixels",
-            ha="left" if has_room else "right",
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.75, "shrinkB": 4},
-        )
+    names = [shorten(file.name.removesuffix(".tflite"), LONGEST_NAME) for file in files]
+    name_points(axes, points, names, [INK] * len(files))
 
 
 def _paint_cells(axes: Axes, counts: Sequence[Sequence[int]]) -> None:
@@ -262,13 +196,4 @@ def _latency(file: FileResult) -> float | None:
 
 
 def _steps(value: float) -> str:
-    return f"{value:,.0f}" if value < 1e5 else _round(quantity.short(value))
-
-
-def _round(text: str) -> str:
-    """The text of a round number without the zeros after its point: ``50.0 kB`` as ``50 kB``."""
-    return re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text).replace(". ", " ").rstrip(".")
-
-
-def _shorten(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    return f"{value:,.0f}" if value < 1e5 else rounded(quantity.short(value))

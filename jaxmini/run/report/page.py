@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from jaxmini.run.report import codec, figures, provenance, quantity, summary, table
+from jaxmini.run.report import codec, figures, layers, provenance, quantity, summary, table
 from jaxmini.run.report.content import Mistake, Report, StageResult
 from jaxmini.run.report.pictures import SIGNATURE
 
@@ -28,7 +28,7 @@ def html(report: Report) -> str:
     environment.filters |= {"visible": table.visible, "data_uri": data_uri, "unbroken": unbroken}
     return environment.get_template("report.html").render(
         report=report,
-        css=Markup((_ROOM / "report.css").read_text(encoding="utf-8")),
+        css=Markup("\n".join(_read(name) for name in ("colours.css", "report.css"))),
         quantity=quantity,
         summary=summary,
         key_figures=key_figures(report),
@@ -38,6 +38,8 @@ def html(report: Report) -> str:
             figures.accuracy_against_latency(report, "cost-latency"),
         ),
         confusion=_drawn(figures.confusion(report, "confusion")),
+        layers=[_drawn(layers.drawing(f, f"layers-{i}")) for i, f in enumerate(report.files)],
+        sentence=layers.sentence,
         nodes=provenance.layout(report.provenance),
         provenance=provenance,
         recipe=json.dumps(codec.encode(report.recipe, "recipe"), indent=2, ensure_ascii=False),
@@ -66,7 +68,9 @@ def key_figures(report: Report) -> tuple[tuple[str, str], ...]:
 
 def unbroken(sentence: str) -> str:
     """The sentence with its numbers held to their units."""
-    return re.sub(r"(?<=\d) (?=(?:[kMGT]?B|ms|s|min|h|points)\b)", "\N{NO-BREAK SPACE}", sentence)
+    return re.sub(
+        r"(?<=\d) (?=(?:[kMGT]?B|dB|ms|s|min|h|points)\b)", "\N{NO-BREAK SPACE}", sentence
+    )
 
 
 def data_uri(mistake: Mistake) -> str:
@@ -80,6 +84,10 @@ def data_uri(mistake: Mistake) -> str:
             f"the picture of mistake {mistake.index} is not a PNG file; make it with pictures.png"
         )
     return "data:image/png;base64," + base64.b64encode(mistake.png).decode("ascii")
+
+
+def _read(name: str) -> str:
+    return (_ROOM / name).read_text(encoding="utf-8")
 
 
 def _curves(report: Report, index: int, stage: StageResult) -> list[tuple[str, Markup]]:

@@ -65,6 +65,15 @@ def milliseconds(value: float | None, digits: int = 3) -> str:
     return f"{significant(value, digits)} ms"
 
 
+def decibels(value: float | None) -> str:
+    """A ratio of powers: ``24.1 dB``; without any noise, ``∞ dB``."""
+    if value == math.inf:
+        return "∞ dB"
+    if value is None or not math.isfinite(value):
+        return _absent(value)
+    return _minus(f"{value:.1f} dB")
+
+
 def _absent(value: float | None) -> str:
     """A dash for what was not measured, its name for what is not finite."""
     return MISSING if value is None else _minus(str(float(value)))

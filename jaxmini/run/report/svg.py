@@ -1,6 +1,6 @@
 """SVG: a matplotlib figure as an element of a page, in the page's colours, fonts and light or dark.
 
-A figure is drawn in sentinel colours, each of which stands for a CSS variable of ``report.css``.
+A figure is drawn in sentinel colours, each of which stands for a CSS variable of ``colours.css``.
 """
 
 import io
@@ -8,6 +8,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from matplotlib import style
@@ -89,6 +90,22 @@ def draw(
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def standalone(drawing: str) -> str:
+    """What ``draw`` gave as a file of its own: it brings the page's colours, light or dark, and its paper."""
+    root = ElementTree.fromstring(drawing)
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    style = ElementTree.Element("style")
+    style.text = _COLOURS.read_text(encoding="utf-8") + _OF_A_PAGE
+    root.insert(2, style)  # after its name and description, which are looked for first
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+_COLOURS = Path(__file__).with_name("colours.css")
+# The halo keeps names legible where they cross a line, as in report.css.
+_OF_A_PAGE = """
+svg { background: var(--paper); font-family: var(--sans); }
+text { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+"""
 _METADATA = ("Creator", "Date", "Format", "Type")
 
 

@@ -10,6 +10,7 @@ from jaxmini.run.report.content import (
     Agreement,
     Curve,
     FileResult,
+    Layer,
     Link,
     Mistake,
     Report,
@@ -76,6 +77,24 @@ def stages() -> tuple[StageResult, ...]:
     )  # fmt: skip
 
 
+def layers() -> tuple[Layer, ...]:
+    """A stem, four blocks with a shortcut and a head; the noise grows from layer to layer."""
+    found = [Layer("Net/stem:conv", "CONV_2D", 27.6, 27.6, 0.0, 0)]
+    for block in range(4):
+        parts = {"expand:conv": 44.1, "depthwise:conv": 39.5, "project:conv": 33.8, ":add": 46.0}
+        operators = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "ADD")
+        for step, (part, operator) in enumerate(zip(parts, operators, strict=True)):
+            name = f"Net/block{block}/{part}".replace("/:", ":")
+            sqnr = 27.0 - 1.8 * block - 0.4 * step
+            found.append(Layer(name, operator, sqnr, parts[part] - block, 0.0, 0))
+    found[11] = Layer("Net/block2/project:conv", "CONV_2D", None, None, 0.0, 0)
+    found[15] = Layer("Net/block3/project:conv", "CONV_2D", 19.1, 21.2, 0.00021, 2)
+    found.append(Layer("Net:relu", "RELU", 18.7, math.inf))
+    found.append(Layer("Net:mean", "MEAN", 18.2, 48.0, 0.0031, 1))
+    found.append(Layer("Net/head/dense:dense", "FULLY_CONNECTED", 17.4, 24.9, 0.0, 0))
+    return tuple(found)
+
+
 def files() -> tuple[FileResult, ...]:
     """The student in float32 and in int8, the latter by both back ends."""
     checks = {
@@ -92,10 +111,11 @@ def files() -> tuple[FileResult, ...]:
         FileResult(
             "int8-jax2tf.tflite", "int8", "jax2tf", 79_616, "int8", 0.9611, 1.0, 0.139, 0.008,
             ops | {"QUANTIZE": 1, "DEQUANTIZE": 1}, checks, {"QUANTIZE": 1, "DEQUANTIZE": 1},
+            layers=layers(), layers_note="on 16 test pictures",
         ),
         FileResult(
             "int8-litert.tflite", "int8", "litert", 81_208, "int8", 0.9611, 1.0, 0.142, 0.011,
-            ops, checks, {},
+            ops, checks, {}, layers_note="not measured: it is a sample",
         ),
     )  # fmt: skip
 

@@ -18,8 +18,8 @@ def cells(line: str) -> list[str]:
 def test_every_table_is_well_formed(sample: Report) -> None:
     found = tables(document.markdown(sample))
     assert (
-        len(found) == 8
-    )  # results, gates, fidelity, operations of 3 files, confusions, provenance
+        len(found) == 9
+    )  # results, gates, fidelity, operations of 3 files, layers of one, confusions, provenance
     for lines in found:
         assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
         assert all(re.fullmatch(r" -{3}:? ", cell) for cell in cells(lines[1]))
@@ -42,6 +42,15 @@ def test_sections(sample: Report) -> None:
         "| at most 1.02 times int8-jax2tf.tflite | FAIL |"
     ) in text
     assert len(re.findall(r"\| PASS \|$", text, re.MULTILINE)) == 3
+
+
+def test_layers_are_told_or_why_they_are_not(sample: Report) -> None:
+    text = document.markdown(sample)
+    assert "- layer by layer, on 16 test pictures\n" in text
+    assert "- layer by layer, not measured: it is a sample\n" in text
+    assert text.count("layer by layer") == 2
+    assert "Rounded alone, Net/block3/project:conv (21.2 dB) loses most" in text
+    assert "Of 20 layers, all in report.json, those that lose most:" in text
 
 
 def test_hostile_names_stay_in_their_cells() -> None:

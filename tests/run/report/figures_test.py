@@ -1,14 +1,11 @@
 """Figures are in the page's colours, readable as text, and hold up with odd figures."""
 
 import dataclasses
-import itertools
 import math
 import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jaxmini.run.report import figures
 from jaxmini.run.report.content import Curve, FileResult, Report, StageResult
@@ -142,24 +139,3 @@ def test_the_baselines_curve_is_behind(sample: Report) -> None:
     without = figures.learning_curve(sample, labels, labels.curves[0], "a")
     assert "grey: the same of scratch" in with_baseline
     assert "grey" not in without
-
-
-@given(st.lists(st.floats(0, 100), max_size=7))
-def test_spread_keeps_a_gap_and_the_order(positions: list[float]) -> None:
-    moved = figures.spread(positions, 14.0, 0.0, 100.0)
-    ordered = [moved[i] for i in sorted(range(len(moved)), key=lambda i: positions[i])]
-    gaps = [b - a for a, b in itertools.pairwise(ordered)]
-    assert all(gap >= 14.0 - 1e-6 for gap in gaps)
-    assert all(-1e-6 <= place <= 100 + 1e-6 for place in moved)
-
-
-def test_spread_moves_nothing_that_has_room() -> None:
-    assert figures.spread([70.0, 10.0], 14.0, 0.0, 100.0) == [70.0, 10.0]
-
-
-@given(st.floats(1e-3, 1e9), st.floats(1.5, 1e6))
-def test_ticks_are_few_and_inside(low: float, ratio: float) -> None:
-    ticks = figures.log_ticks(low, low * ratio)
-    assert len(ticks) <= 5
-    assert all(low <= tick <= low * ratio for tick in ticks)
-    assert ticks or ratio < 2.56

@@ -78,7 +78,7 @@ def test_tags_are_closed_in_order(sample_page: str) -> None:
 def test_ids_are_unique(sample_page: str) -> None:
     ids = [attributes["id"] for _, attributes in Reader(sample_page).tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {"results", "confusion", "curve-0-0", "cost-size-title"} & set(ids)
+    assert {"results", "curve-0-0-title", "cost-size-title", "layers-1-title"} <= set(ids)
 
 
 def test_every_figure_of_the_report_is_on_the_page(sample: Report, sample_page: str) -> None:
@@ -90,6 +90,17 @@ def test_every_figure_of_the_report_is_on_the_page(sample: Report, sample_page: 
         assert link.digest[:12] in plain
     assert sample.command in plain
     assert '"temperature": 0.2' in plain
+
+
+def test_layers_are_drawn_or_said_not_to_be(sample_page: str) -> None:
+    assert re.findall("<h4>Layer by layer, (.*)</h4>", sample_page) == [
+        "on 16 test pictures",
+        "not measured: it is a sample",
+    ]
+    assert re.findall(r'<figure class="scroll layers"', sample_page) == [
+        '<figure class="scroll layers"'
+    ]
+    assert sample_page.count("rings are the layer rounded alone") == 1
 
 
 def test_a_failed_gate_is_said_at_the_top(sample_page: str) -> None:

@@ -91,3 +91,11 @@ def test_duration(seconds: float, text: str) -> None:
 def test_milliseconds() -> None:
     assert quantity.milliseconds(0.41234) == "0.412 ms"
     assert quantity.milliseconds(0.0211, 2) == "0.021 ms"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [(24.06, "24.1 dB"), (-3.0, "−3.0 dB"), (math.inf, "∞ dB"), (None, "–"), (math.nan, "nan")],
+)
+def test_decibels(ratio: float | None, text: str) -> None:
+    assert quantity.decibels(ratio) == text
