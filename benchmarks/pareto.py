@@ -97,6 +97,7 @@ def _paint_panel(
         [(file.latency, file.bytes) for file in integer],
         [file.net for file in integer],
         [INK if file.net in on_front else MUTED for file in integer],
+        below=10,  # the front runs beside a point, the line of its net above it
     )
 
 

@@ -15,7 +15,7 @@ from jaxmini.run.report.svg import ACCENT, INK, MUTED
 from jaxmini.run.report.table import Column, Table
 
 WIDTH, ROW = 720, 16  # CSS pixels; a layer is a row
-LONGEST_NAME = 36
+LONGEST_NAME = 44
 NAMED = 3  # the worst layers, which a reader should see first
 LISTED = 8
 
@@ -43,7 +43,9 @@ def drawing(file: FileResult, name: str) -> str | None:
 
 def sentence(file: FileResult) -> str:
     """Which layers lose most, and what is left at the end; empty without layers."""
-    worst = [f"{layer.name} ({quantity.decibels(layer.alone)})" for layer in _worst(file.layers)]
+    short = short_names([layer.name for layer in file.layers])
+    names = {layer.name: name for layer, name in zip(file.layers, short, strict=True)}
+    worst = [f"{names[one.name]} ({quantity.decibels(one.alone)})" for one in _worst(file.layers)]
     if not worst:
         return ""
     first, *others = worst[:NAMED]
@@ -85,15 +87,19 @@ def difference(layer: Layer) -> str:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The names without the module all are in; of long ones the end is kept."""
+    """The names without the module all are in, and without what they say twice (``conv:conv``)."""
     parts = [re.split(r"[/:]", name, maxsplit=1) for name in names]
     if len({root for root, *_ in parts}) == 1:
         names = [rest[-1] for rest in parts]
-    return [_ending(name) for name in names]
+    return [_cut(re.sub(r"\b(\w+):\1$", r"\1", name)) for name in names]
 
 
-def _ending(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+def _cut(name: str) -> str:
+    """The name without its middle if it is long: modules differ at its begin, their parts at its end."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    half = LONGEST_NAME // 2
+    return f"{name[:half]}…{name[1 - half :]}"
 
 
 def _worst(layers: Iterable[Layer]) -> list[Layer]:
@@ -137,7 +143,7 @@ def _paint_ratios(axes: Axes, ratios: Sequence[float | None], *, is_alone: bool)
 
 def _paint_differences(axes: Axes, layers: Sequence[Layer]) -> None:
     """A column of text beside the rows."""
-    texts = {-1: "not as simulated"} | dict(enumerate(map(difference, layers)))
+    texts = {-1.3: "not as simulated"} | dict(enumerate(map(difference, layers)))
     right = axes.figure.bbox.x1 - 2
     for row, text in texts.items():
         place = (right, axes.transData.transform((0, row))[1])

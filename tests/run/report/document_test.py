@@ -49,7 +49,7 @@ def test_layers_are_told_or_why_they_are_not(sample: Report) -> None:
     assert "- layer by layer, on 16 test pictures\n" in text
     assert "- layer by layer, not measured: it is a sample\n" in text
     assert text.count("layer by layer") == 2
-    assert "Rounded alone, Net/block3/project:conv (21.2 dB) loses most" in text
+    assert "Rounded alone, block3/project:conv (21.2 dB) loses most" in text
     assert "Of 20 layers, all in report.json, those that lose most:" in text
 
 
