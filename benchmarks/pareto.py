@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxmini.run.report import svg
-from jaxmini.run.report.axes import framed, make_logarithmic, name_points
+from jaxmini.run.report.axes import LABEL_GAP, LETTER, framed, make_logarithmic
 from jaxmini.run.report.quantity import milliseconds, short
 from jaxmini.run.report.svg import ACCENT, INK, MUTED
 
@@ -19,6 +19,9 @@ MARKS = {
     FLOAT: {"color": ACCENT, "marker": "o", "markersize": 7, "markerfacecolor": "none"},
     INT8: {"color": ACCENT, "marker": "o", "markersize": 8},
 }
+# Of names: how far beside their dots, and above or below them; a dot keeps its radius free.
+GAP, STEPS, RADIUS = 6, (12, 26, 40), 5
+LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.75, "shrinkB": 4}
 FRONT = {"color": MUTED, "linewidth": 1.25, "dashes": (3, 3)}
 
 
@@ -32,6 +35,23 @@ class File(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.net} {self.variant}"
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels; ``low`` is its lower edge."""
+
+    left: float
+    low: float
+    right: float
+    high: float
+
+    def overlaps(self, other: "Box") -> bool:
+        across = self.left < other.right and other.left < self.right
+        return across and self.low < other.high and other.low < self.high
+
+    def is_within(self, other: "Box") -> bool:
+        across = other.left <= self.left and self.right <= other.right
+        return across and other.low <= self.low and self.high <= other.high
 
 
 def front(files: Iterable[File]) -> tuple[File, ...]:
@@ -92,13 +112,54 @@ def _paint_panel(
             axes.plot([file.latency], [file.bytes], clip_on=False, zorder=5, **MARKS[file.variant])
     integer = [file for file in files if file.variant == INT8]
     on_front = {file.net for file in best}
-    name_points(
-        axes,
-        [(file.latency, file.bytes) for file in integer],
-        [file.net for file in integer],
-        [INK if file.net in on_front else MUTED for file in integer],
-        below=10,  # the front runs beside a point, the line of its net above it
-    )
+    _name(axes, files, {file.net: INK if file.net in on_front else MUTED for file in integer})
+
+
+def _name(axes: Axes, files: Sequence[File], colours: Mapping[str, str]) -> None:
+    """Write each net's name near its int8 file, with a line to it where that is further off."""
+    pixels = axes.transData.transform([(file.latency, file.bytes) for file in files]).tolist()
+    named = [(f.net, point) for f, point in zip(files, pixels, strict=True) if f.variant == INT8]
+    for (net, point), box in zip(named, boxes(pixels, named, axes.bbox.extents), strict=True):
+        is_right, height = box.left > point[0], (box.low + box.high) / 2
+        axes.annotate(
+            net,
+            point,
+            (box.left if is_right else box.right, height),
+            xycoords="figure pixels",
+            ha="left" if is_right else "right",
+            va="center",
+            color=colours[net],
+            annotation_clip=False,
+            arrowprops=LEADER if abs(height - point[1]) > STEPS[0] else None,
+        )
+
+
+def boxes(
+    dots: Sequence[Sequence[float]],
+    named: Sequence[tuple[str, Sequence[float]]],
+    within: Sequence[float],
+) -> list[Box]:
+    """Where names are written: near their dots, and where it can be on no other dot or name.
+
+    Args:
+        dots: all that there are, in pixels.
+        named: names and their dots.
+        within: left, lowest, right and highest of the pixels there are.
+    """
+    taken = [Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in dots]
+    placed = []
+    for name, (x, y) in named:
+        width, half = LETTER * len(name), LABEL_GAP / 2
+        choices = [
+            Box(left, y + step - half, left + width, y + step + half)
+            for step in (sign * step for step in STEPS for sign in (-1, 1))
+            for left in (x + GAP, x - GAP - width)
+        ]
+        inside = [box for box in choices if box.is_within(Box(*within))] or choices
+        free = [box for box in inside if not any(map(box.overlaps, taken))]
+        placed.append((free or inside)[0])
+        taken.append(placed[-1])
+    return placed
 
 
 def _paint_front(axes: Axes, best: Sequence[File]) -> None:

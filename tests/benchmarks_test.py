@@ -260,6 +260,22 @@ class TestPareto:
         paths = picture.iter("{http://www.w3.org/2000/svg}path")
         assert sum("stroke-dasharray" in path.get("style", "") for path in paths) == 3
 
+    def test_names_cover_no_dot_and_no_other_name(self):
+        dots = [(40.0, 40.0), (75.0, 36.0), (110.0, 60.0), (290.0, 62.0)]
+        named = list(
+            zip(("MobileNetV4-Conv-S", "MobileNetV2", "A", "ResNet-18"), dots, strict=True)
+        )
+        found = pareto.boxes(dots, named, (0, 0, 300, 200))
+        whole = pareto.Box(0, 0, 300, 200)
+        around = [pareto.Box(x - 3, y - 3, x + 3, y + 3) for x, y in dots]
+        for index, box in enumerate(found):
+            assert box.is_within(whole)
+            assert not any(map(box.overlaps, (*around, *found[:index])))
+
+    def test_a_name_without_room_is_written_all_the_same(self):
+        (box,) = pareto.boxes([(5.0, 5.0)], [("a long name", (5.0, 5.0))], (0, 0, 10, 10))
+        assert box.right - box.left > 50
+
     @pytest.mark.parametrize("alone", [small[:2], large])
     def test_one_panel_with_one_net_is_drawn(self, alone):
         assert pareto.draw({"8 px": alone}).startswith("<svg")

@@ -50,14 +50,11 @@ def name_points(
     points: Sequence[tuple[float, float]],
     names: Sequence[str],
     colours: Sequence[str],
-    *,
-    below: float = 0.0,
 ) -> None:
-    """Write a name beside each point, ``below`` pixels lower, on the side with room, and a line to it."""
+    """Write a name beside each point, on the side with room for it, and a line from it to the point."""
     places = axes.transData.transform(points).tolist()
     # One list of heights for all: a name never covers another, whichever side of its point it is on.
-    lowered = [y - below for _, y in places]
-    heights = spread(lowered, LABEL_GAP, axes.bbox.y0 + 8, axes.bbox.y1)
+    heights = spread([y for _, y in places], LABEL_GAP, axes.bbox.y0 + 8, axes.bbox.y1)
     rows = zip(points, places, heights, names, colours, strict=True)
     for point, (x, _), height, name, colour in rows:
         to_the_right = axes.bbox.x1 - x
