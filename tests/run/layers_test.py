@@ -29,13 +29,8 @@ def trained(undisturbed: Path) -> Artifact:
 def test_the_report_of_a_run_has_the_layers_of_its_file(undisturbed: Path, trained: Artifact):
     (file,) = storage.read(undisturbed).files
     assert file.layers_note == f"on {PICTURES} test pictures"
-    operators = [
-        "DEPTHWISE_CONV_2D",
-        "CONV_2D",
-        "ADD",
-        "MEAN",
-        "FULLY_CONNECTED",
-    ]  # of one channel in
+    # A convolution of one channel is a depthwise one in the file.
+    operators = ["DEPTHWISE_CONV_2D", "CONV_2D", "ADD", "MEAN", "FULLY_CONNECTED"]
     assert [layer.operator for layer in file.layers] == operators
     assert all(layer.sqnr > 5 and layer.alone > 20 for layer in file.layers)
     assert [(layer.differing, layer.largest) for layer in file.layers] == [(0.0, 0)] * 5
