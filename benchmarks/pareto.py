@@ -13,6 +13,7 @@ from jaxmini.run.report.quantity import milliseconds, short
 from jaxmini.run.report.svg import ACCENT, INK, MUTED
 
 PANEL, LEFT = (310, 400), 56  # CSS pixels
+LEAST_WIDTH = 460  # of a picture: its legend must fit
 FLOAT, INT8 = "float32", "int8"
 # Float is hollow.
 MARKS = {
@@ -78,7 +79,7 @@ def draw(panels: Mapping[str, Sequence[File]]) -> str:
     Args:
         panels: name -> files, both variants of each net.
     """
-    size = (LEFT + PANEL[0] * len(panels), PANEL[1])
+    size = (max(LEFT + PANEL[0] * len(panels), LEAST_WIDTH), PANEL[1])
     every = [file.bytes for files in panels.values() for file in files]
 
     def paint(figure: Figure) -> None:

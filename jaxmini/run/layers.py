@@ -47,7 +47,7 @@ def layers_of(
 def _hindrance(export: Export, path: Path) -> str:
     """Why the layers of a file cannot be looked at; empty if they can."""
     if export.variant != "int8":
-        return "what its layers give each other are floats"
+        return "only int8 files are"
     if export.ending != Export.ending:
         return f"a {export.ending} file does not show what its layers give each other"
     try:

@@ -44,7 +44,7 @@ def test_the_report_of_a_run_has_the_layers_of_its_file(undisturbed: Path, train
     ("export", "note"),
     [
         (Export(NET, "float32"), ""),
-        (Export(NET, "float16"), "not measured: what its layers give each other are floats"),
+        (Export(NET, "float16"), "not measured: only int8 files are"),
         (Onnx(INT8), "not measured: a .onnx file does not show what its layers give each other"),
     ],
 )
