@@ -4,5 +4,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 select="not slow and not accelerator"
 if [ "${1:-}" = "--slow" ]; then select="not accelerator"; shift; fi
-# A worker a core, at most eight; a file stays with one worker, whose fixtures its tests share.
-exec .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "$select" "$@"
+# A worker a core, at most eight. Each begins with a run of neighbours, which share fixtures; one that is done
+# takes half of what the busiest has left, so that all end at once.
+exec .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "$select" "$@"

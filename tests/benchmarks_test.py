@@ -127,8 +127,20 @@ class TestPage:
         assert str(tmp_path) not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("kind", step_overhead.KINDS, ids=lambda kind: kind.__name__)
+# The quick tests have every kind, and every placement.
+STEPS = [
+    pytest.param(
+        kind,
+        placement,
+        marks=() if (number + other) % 2 else pytest.mark.slow,
+        id=f"{kind.__name__}-{placement}",
+    )
+    for number, kind in enumerate(step_overhead.KINDS)
+    for other, placement in enumerate(PLACEMENTS)
+]
+
+
+@pytest.mark.parametrize(("kind", "placement"), STEPS)
 def test_the_step_by_hand_trains_as_jaxmini_does(kind, placement):
     """Both draw the same views of the same pictures: the losses must agree."""
     shape = dataclasses.replace(step_overhead.TINY, steps=6)

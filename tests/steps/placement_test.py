@@ -1,6 +1,7 @@
 """Placement does not change the mathematics: every kind of step on 1, 2, 4, 8 devices, jit and pmap."""
 
 import functools
+from itertools import product
 
 import jax
 import numpy as np
@@ -84,9 +85,26 @@ def reference(kind: str) -> dict[str, np.ndarray]:
     return after_updates(kind, "jit", 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["jit", "pmap"])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+# What the quick tests have of it: every kind in both placements. One device under jit is the reference.
+QUICK = {
+    "contrastive": {("jit", 2), ("pmap", 4)},
+    "distillation": {("jit", 4), ("pmap", 1)},
+    "quantized": {("jit", 2), ("pmap", 8)},
+    "learned": {("jit", 8), ("pmap", 2)},
+}
+CASES = [
+    pytest.param(
+        devices,
+        name,
+        kind,
+        id=f"{devices}-{name}-{kind}",
+        marks=() if (name, devices) in QUICK[kind] else pytest.mark.slow,
+    )
+    for devices, name, kind in product((1, 2, 4, 8), placement.PLACEMENTS, KINDS)
+]
+
+
+@pytest.mark.parametrize(("devices", "name", "kind"), CASES)
 def test_same_parameters_everywhere(kind: str, name: str, devices: int, record_property):
     expected, got = reference(kind), after_updates(kind, name, devices)
     assert expected.keys() == got.keys()

@@ -7,8 +7,8 @@ make up for one another are better together (Nagel et al., 2020).
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,8 +116,9 @@ class adaround:
         return changed
 
 
-class Problem(NamedTuple):
-    """What is learned of a layer.
+@flax.struct.dataclass
+class Problem:
+    """What is learned of a layer, as a tree: programs take its arrays, and hold none of them.
 
     Attributes:
         group: of the plan.
@@ -129,12 +130,12 @@ class Problem(NamedTuple):
         targets: what the float layer leaves of its own inputs, after its rectifier.
     """
 
-    group: Weighted
+    group: Weighted = flax.struct.field(pytree_node=False)
     steps: Array
     nearest: Array
     scale: Array
     bias: Array
-    limit: int
+    limit: int = flax.struct.field(pytree_node=False)
     inputs: Array
     targets: Array
 
@@ -172,7 +173,6 @@ def _check_frozen(frozen: Frozen, learned: Mapping[str, np.ndarray]) -> None:
 def problem_of(layer: Layer, limit: int) -> Problem:
     """What ``learn`` solves for a layer."""
     group, frozen = layer.group, layer.frozen
-    answer = jax.jit(functools.partial(_answers, group, layer.kernel, layer.bias))
     return Problem(
         group=group,
         steps=np.asarray(layer.kernel) / frozen.scale,
@@ -181,53 +181,57 @@ def problem_of(layer: Layer, limit: int) -> Problem:
         bias=frozen.float_bias,
         limit=limit,
         inputs=jnp.concatenate(layer.rounded),
-        targets=jnp.concatenate([answer(batch) for batch in layer.inputs]),
+        targets=jnp.concatenate(
+            [_answers(group, layer.kernel, layer.bias, batch) for batch in layer.inputs]
+        ),
     )
 
 
 def learn(problem: Problem, settings: adaround, key: jax.Array) -> np.ndarray:
     """The integers of a kernel, int8 [..., O]; of each channel the nearest ones where they are as good."""
-    seen = {"inputs": problem.inputs, "targets": problem.targets}
-    rest = problem._replace(inputs=None, targets=None)
     before = error_of(problem, problem.nearest)
-    learned = np.asarray(jax.jit(functools.partial(_learned, rest, settings))(seen, before, key))
+    learned = np.asarray(_learned(problem, settings, before, key))
     after = error_of(problem, learned)
     return np.where(after < before, learned, problem.nearest).astype(np.int8)
 
 
 def error_of(problem: Problem, integers: Array) -> np.ndarray:
     """Mean squared difference from the float layer over all pictures, a channel, float64 [O]."""
-    rest, count = problem._replace(inputs=None, targets=None), len(problem.inputs)
-    error, total = jax.jit(rest.error), np.zeros(len(problem.scale))
+    count, total = len(problem.inputs), np.zeros(len(problem.scale))
     integers = np.asarray(integers, np.float32)
     for i in range(0, count, PICTURES):
         inputs, targets = problem.inputs[i : i + PICTURES], problem.targets[i : i + PICTURES]
-        part = np.asarray(error(inputs, targets, integers), np.float64)
+        part = np.asarray(_error(problem, inputs, targets, integers), np.float64)
         total += part * (len(inputs) / count)
     return total
 
 
+@jax.jit
+def _error(problem: Problem, inputs: Array, targets: Array, integers: Array) -> jax.Array:
+    return problem.error(inputs, targets, integers)
+
+
+@functools.partial(jax.jit, static_argnames="group")
 def _answers(group: Weighted, kernel: Array, bias: Array, inputs: Array) -> jax.Array:
     values = outputs_of(group, inputs, kernel, bias)
     return values if group.clamp is None else group.clamp(values)
 
 
-def _learned(
-    problem: Problem, settings: adaround, arrays: dict[str, Array], before: Array, key: jax.Array
-) -> jax.Array:
-    optimizer, count = optax.adam(settings.learning_rate), len(arrays["inputs"])
+@functools.partial(jax.jit, static_argnames="settings")
+def _learned(problem: Problem, settings: adaround, before: Array, key: jax.Array) -> jax.Array:
+    optimizer, count = optax.adam(settings.learning_rate), len(problem.inputs)
     before = jnp.where(before > 0, before, 1.0)
     size = min(settings.batch_size, count)
 
-    def loss(logits: Array, seen: dict[str, Array], step: Array) -> Array:
-        error = problem.error(**seen, integers=_soft(problem, logits))
+    def loss(logits: Array, chosen: Array, step: Array) -> Array:
+        inputs, targets = problem.inputs[chosen], problem.targets[chosen]
+        error = problem.error(inputs, targets, _soft(problem, logits))
         return jnp.sum(error / before) + _regularizer(settings, logits, step)
 
     def update(step: Array, carry: tuple) -> tuple:
         logits, state = carry
         chosen = jax.random.randint(jax.random.fold_in(key, step), (size,), 0, count)
-        seen = {name: array[chosen] for name, array in arrays.items()}
-        gradient = jax.grad(loss)(logits, seen, step)
+        gradient = jax.grad(loss)(logits, chosen, step)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
             change, state = optimizer.update(gradient, state)
         return optax.apply_updates(logits, change), state

@@ -43,10 +43,10 @@ def calibrated(module, kernel, x):
 @pytest.mark.parametrize(
     ("module", "kernel"),
     [
-        (Residual(), per_channel(bits=4)),
         (Residual(), per_tensor(bits=8)),
         (PreActivation(), per_channel(bits=3, mse=True)),
-        (Mixed(), per_tensor(bits=4, mse=True)),
+        pytest.param(Residual(), per_channel(bits=4), marks=pytest.mark.slow),
+        pytest.param(Mixed(), per_tensor(bits=4, mse=True), marks=pytest.mark.slow),
     ],
 )
 def test_freezing_gives_what_was_learned(module, kernel, monkeypatch):

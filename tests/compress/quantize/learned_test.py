@@ -1,5 +1,7 @@
 """Each learned quantizer against a slow float64 version of its paper's equations, value and gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,15 +32,23 @@ def none(kind):
     return {name: jnp.float32(0) for name in kind.learned}
 
 
-def run(kind, values, start, added, weights):
-    """Value, and gradients of the weighted sum to the values and to what was added, float64."""
-
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(kind, values, start, added, weights):
     def total(values, added):
         outputs = kind.fake_quant(values, start, added)
         return jnp.sum(outputs * weights), outputs
 
-    run = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
-    (to_values, to_added), outputs = run(jnp.asarray(values), added)
+    return jax.grad(total, argnums=(0, 1), has_aux=True)(values, added)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def trained(kind, values, start):
+    return kind.fake_quant(values, start, none(kind))
+
+
+def run(kind, values, start, added, weights):
+    """Value, and gradients of the weighted sum to the values and to what was added, float64."""
+    (to_values, to_added), outputs = gradients(kind, values, start, added, weights)
     return np.float64(outputs), np.float64(to_values), {k: float(v) for k, v in to_added.items()}
 
 
@@ -192,11 +202,10 @@ def test_value_and_gradients_are_the_papers(kind, seed, signed, part):
 def test_training_rounds_as_inference_does(kind, seed, part):
     values = draw(seed, signed=not kind.rectified)
     start = start_of(values, part)
-    trained = jax.jit(kind.fake_quant)(values, start, none(kind))
     inferred = fake_quant(values, kind.grid(start, none(kind)))
     scale = float(kind.grid(start, none(kind)).scale)
     # Two programs may round a scale's last bit apart, and no step.
-    np.testing.assert_allclose(trained, inferred, atol=1e-3 * scale, rtol=1e-6)
+    np.testing.assert_allclose(trained(kind, values, start), inferred, atol=1e-3 * scale, rtol=1e-6)
 
 
 def test_masks_at_the_clips_are_the_papers():

@@ -117,16 +117,32 @@ def test_a_plain_scheme_adds_nothing():
     assert "quant" not in calibrated["params"]
 
 
+# A grid of every kind in one net; in the slow tests a net of each.
+MIXED = int8(
+    activation=lsq_plus(),
+    kernel=lsq_per_tensor(bits=6),
+    rules=(
+        rule("stem", activation=pact(l2=0.1)),
+        rule("depthwise", estimator=percentile(95), activation=learned_min_max()),
+        rule(
+            "pointwise",
+            kernel=lsq_per_channel(bits=4, mse=True),
+            activation=tqt(power_of_two=False),
+        ),
+        rule("head", kernel=lsq_per_channel(), activation=lsq()),
+    ),
+)
+ALONE = (
+    int8(activation=lsq(), kernel=lsq_per_channel()),
+    int8(activation=lsq_plus(), kernel=lsq_per_tensor(bits=6)),
+    int8(activation=pact(l2=0.1)),
+    int8(estimator=percentile(95), activation=learned_min_max()),
+    int8(activation=tqt(power_of_two=False), kernel=lsq_per_channel(bits=4, mse=True)),
+)
+
+
 @pytest.mark.parametrize(
-    "scheme",
-    [
-        int8(activation=lsq(), kernel=lsq_per_channel()),
-        int8(activation=lsq_plus(), kernel=lsq_per_tensor(bits=6)),
-        int8(activation=pact(l2=0.1)),
-        int8(estimator=percentile(95), activation=learned_min_max()),
-        int8(activation=tqt(power_of_two=False), kernel=lsq_per_channel(bits=4, mse=True)),
-    ],
-    ids=str,
+    "scheme", [MIXED, *(pytest.param(one, marks=pytest.mark.slow) for one in ALONE)], ids=str
 )
 def test_what_is_learned_is_trained_frozen_and_simulated(scheme):
     model, _, _ = trainer(scheme)
@@ -138,14 +154,14 @@ def test_what_is_learned_is_trained_frozen_and_simulated(scheme):
     assert all(np.all(np.isfinite(leaf)) for leaf in last.values())
     assert told[-1]["loss"] < told[0]["loss"] + 1
     before, after = grids(model, states[0]), grids(model, states[-1])
+    variables = states[-1].variables
+    plan = make_plan(model, variables, X)
     learned = set(states[0].params["quant"].get("activations", ()))
     assert any(before[site] != after[site] for site in learned)
     for site, added in states[-1].params["quant"].get("activations", {}).items():
-        if "scale" in added and isinstance(scheme.activation, lsq):
+        if "scale" in added and isinstance(plan.activation(site), lsq):
             np.testing.assert_allclose(after[site] - before[site], added["scale"], atol=1e-7)
     # The integers of the frozen tree answer as training's own forward pass does, but for ties.
-    variables = states[-1].variables
-    plan = make_plan(model, variables, X)
     frozen = freeze(plan, variables)
     integers = jax.jit(functools.partial(simulate, plan, frozen))(X)
     grid = frozen.grids[plan.output_site]
