@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
     INPUT,
     AveragePool,
@@ -16,7 +17,10 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
+from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
+from jaxmini.compress.quantize.subgraph import Subgraph
+from jaxmini.export.onnx_islands import subgraph
 from jaxmini.export.onnx_layout import (
     Tensor,
     Writer,
@@ -25,21 +29,22 @@ from jaxmini.export.onnx_layout import (
     refusal,
     without,
 )
-from jaxmini.export.onnx_moves import NO_FORM, OUTSIDE, move, padded, pooled
+from jaxmini.export.onnx_moves import move, padded, pooled
 from jaxmini.export.onnx_numbers import Numbers
+from jaxmini.export.onnx_products import product
 
 ELEMENTWISE = {"add": "Add", "mul": "Mul", "sub": "Sub"}
 
 
 def translate(
     plan: Plan, numbers: Numbers, image: str, *, open_batch: bool
-) -> tuple[Writer, Tensor]:
-    """The graph of a plan, and the tensor in it that is the plan's output.
+) -> tuple[Writer, dict[Value, Tensor]]:
+    """The graph of a plan, and the tensor in it that each value between the plan's groups is.
 
     Args:
         plan: of a batch of any size above 1 where ``open_batch``.
         numbers: floats or integers.
-        image: name of the input, uint8 pixels.
+        image: name of the input: uint8 pixels, or int32 numbers of tokens.
         open_batch: leave the batch to whoever runs the graph.
 
     Raises:
@@ -47,15 +52,15 @@ def translate(
     """
     writer = Writer(plan, numbers, open_batch=open_batch)
     source = plan.program.input
-    pixels = numbers.pixels(writer.graph, image)
+    name = image if plan.reads_tokens else numbers.pixels(writer.graph, image)
     values: dict[Value, Tensor] = {
-        source: Tensor(pixels, as_in_jax(len(writer.shape(source))), INPUT)
+        source: Tensor(name, as_in_jax(len(writer.shape(source))), INPUT)
     }
     for group in plan.groups:
         writer.graph.scope = group.name
         operands = [values.get(value) for value in group.inputs]
         values.update(zip(group.outputs, _form(writer, group, operands), strict=True))
-    return writer, writer.in_jax_order(values[plan.output])
+    return writer, values
 
 
 def _form(writer: Writer, group: Group, operands: list[Tensor | None]) -> list[Tensor]:
@@ -72,7 +77,13 @@ def _form(writer: Writer, group: Group, operands: list[Tensor | None]) -> list[T
             return [_mean(writer, group, *operands)]
         case Elementwise():
             return [_elementwise(writer, group, operands)]
-    raise refusal(group.op, NO_FORM, OUTSIDE)
+        case Product():
+            return [product(writer, group, operands)]
+        case Mask():
+            return [_mask(writer, group, *operands)]
+        case Subgraph():
+            return [subgraph(writer, group, operands)]
+    raise refusal(group.op)
 
 
 def _finished(writer: Writer, group: Group, name: str, order: tuple[int, ...]) -> Tensor:
@@ -180,14 +191,18 @@ def _average_pool(writer: Writer, group: AveragePool, source: Tensor) -> Tensor:
 
 
 def _elementwise(writer: Writer, group: Elementwise, operands: list[Tensor | None]) -> Tensor:
-    first = next(operand for operand in operands if operand is not None)
-    names = [
-        writer.constant(group, position, first.order)
-        if operand is None
-        else writer.arranged(operand, first.order).name
-        for position, operand in enumerate(operands)
-    ]
+    names, order = writer.aligned(group, operands)
     if group.op.name not in ELEMENTWISE:
-        raise refusal(group.op, NO_FORM, OUTSIDE)
+        raise refusal(group.op)
     name = writer.graph.node(ELEMENTWISE[group.op.name], *names)
-    return _finished(writer, group, name, first.order)
+    return _finished(writer, group, name, order)
+
+
+def _mask(writer: Writer, group: Mask, source: Tensor) -> Tensor:
+    """What is added is 0 where a number stays, and takes it below the grid where it goes."""
+    added = writer.stored(
+        group, 1, lambda values: np.ascontiguousarray(values.transpose(source.order))
+    )
+    return writer.rounded(
+        writer.graph.node("Add", source.name, added), source.order, group.site
+    )

@@ -76,7 +76,7 @@ def _require_form(
     """See that a file can hold the network of its stage."""
     if isinstance(export, Onnx):  # every operation has a form there, whatever numbers it holds
         images = jax.ShapeDtypeStruct((2, *dataset.train.shape), jnp.float32)
-        make_plan(export.stage.float_model(), variables, images)
+        make_plan(export.stage.network(normalization), variables, images)
     _require_layout(export, dataset, normalization, variables)
 
 
