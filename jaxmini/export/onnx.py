@@ -12,8 +12,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
@@ -21,8 +19,8 @@ from jaxmini.export import converter, metadata, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.integer import integer_form
-from jaxmini.export.onnx_graph import OPSET
 from jaxmini.export.onnx_file import output_of, written
+from jaxmini.export.onnx_graph import OPSET
 from jaxmini.export.onnx_numbers import Floats, Integers, Numbers
 from jaxmini.export.tflite import Exported
 from jaxmini.record import Json

@@ -97,12 +97,8 @@ def _inland(writer: Writer, group: Subgraph, *operands: Tensor) -> Tensor:
 class _Inland(Writer):
     """Writes a part that is not rounded; its constants are literals, and what it holds of the variables."""
 
-    def __init__(
-        self, outer: Writer, program: Program, held: Mapping[Value, np.ndarray]
-    ) -> None:
-        super().__init__(
-            outer.plan, outer.numbers, open_batch=outer.open_batch, graph=outer.graph
-        )
+    def __init__(self, outer: Writer, program: Program, held: Mapping[Value, np.ndarray]) -> None:
+        super().__init__(outer.plan, outer.numbers, open_batch=outer.open_batch, graph=outer.graph)
         self._program, self._held = program, held
 
     def shape(self, value: Value) -> tuple[int, ...]:

@@ -203,6 +203,4 @@ def _mask(writer: Writer, group: Mask, source: Tensor) -> Tensor:
     added = writer.stored(
         group, 1, lambda values: np.ascontiguousarray(values.transpose(source.order))
     )
-    return writer.rounded(
-        writer.graph.node("Add", source.name, added), source.order, group.site
-    )
+    return writer.rounded(writer.graph.node("Add", source.name, added), source.order, group.site)

@@ -128,7 +128,7 @@ def test_wrong_inputs_and_plans_are_refused():
 
 
 class Declared(nn.Module):
-    """A module that stays in float: whatever ONNX has an operator for, calls with derivatives of their own."""
+    """A module that stays in float: anything that ONNX has an operator for."""
 
     function: Callable[[jax.Array], jax.Array]
 

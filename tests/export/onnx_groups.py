@@ -43,7 +43,11 @@ def deviations(plan: Plan, frozen: Frozen, inputs: np.ndarray) -> list[tuple[Gro
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     found = dict(
-        zip((o.name for o in session.get_outputs()), session.run(None, {"inputs": inputs}), strict=True)
+        zip(
+            (o.name for o in session.get_outputs()),
+            session.run(None, {"inputs": inputs}),
+            strict=True,
+        )
     )
     found |= {"inputs": inputs, logits.name: found["logits"]}
     values = {value: _steps(tensor, frozen, found) for value, tensor in tensors.items()}

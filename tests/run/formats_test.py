@@ -143,7 +143,9 @@ def test_operations_are_those_of_the_format():
 
 @pytest.mark.parametrize("export", [StableHLO(NET), SavedModel(NET)], ids=lambda e: e.ending)
 def test_gates_of_operations_need_a_format_that_tells_them(export: Export):
-    message = rf"gate only_ops: what operations {export.file_name} holds is not told.*Onnx\(\.\.\.\)"
+    message = (
+        rf"gate only_ops: what operations {export.file_name} holds is not told.*Onnx\(\.\.\.\)"
+    )
     with pytest.raises(ValueError, match=message):
         gates.only_ops(export, ("ADD",))
     with pytest.raises(ValueError, match="gate all_integer: what operations"):
