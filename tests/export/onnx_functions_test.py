@@ -12,8 +12,11 @@ import onnx as package
 import pytest
 
 from jaxmini.compress.quantize import float_island, int8, make_plan, simulate
+from jaxmini.compress.quantize.functions import Apply
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.islands import Island
+from jaxmini.compress.quantize.plan import Group
+from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.transform import calibrate, quantize
 from jaxmini.evaluate.onnx_runtime import onnx_integers, onnx_latency, onnx_predict
 from jaxmini.export import Artifact, describe_onnx, integer_form, onnx, onnx_file, predict
@@ -24,6 +27,19 @@ from tests.export.onnx_groups import deviations
 from tests.export.onnx_nets import FUNCTIONS, IMAGES, SHAPE, TOKENS, artifact_of, name_of, text
 
 
+# Steps between the logits of a file and those simulated: a step of one group travels.
+MOST = {"Attention": 3, "vit_tiny": 3}
+
+
+def rounds_otherwise(group: Group) -> bool:
+    """Whether .tflite kernels, which the simulation follows, do not round to the nearest there.
+
+    Products of two activations are rounded twice; hard-swish and leaky-relu are computed in fixed point.
+    """
+    label = group.kind.label if isinstance(group, Apply) else ""
+    return isinstance(group, Product) or label in ("hard_swish", "leaky_relu")
+
+
 @pytest.mark.parametrize("net", FUNCTIONS, ids=name_of)
 def test_a_float_file_answers_as_the_model(net: Callable, tmp_path: Path):
     artifact = artifact_of(net(), integer=False)
@@ -31,8 +47,7 @@ def test_a_float_file_answers_as_the_model(net: Callable, tmp_path: Path):
     expected = np.asarray(predict(artifact)(IMAGES))
     for optimized in (True, False):
         answers = onnx_predict(path, optimized=optimized)(IMAGES)
-        print(name_of(net), np.abs(answers - expected).max() / np.abs(expected).max())
-        assert np.abs(answers - expected).max() <= 1e-4 * np.abs(expected).max()
+        assert np.abs(answers - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("net", FUNCTIONS, ids=name_of)
@@ -44,15 +59,17 @@ def test_an_integer_file_is_near_the_simulation(net: Callable, tmp_path: Path):
     expected = np.asarray(jax.jit(functools.partial(simulate, plan, frozen))(integers))
     for optimized in (True, False):
         found = compare(expected, onnx_integers(path, optimized=optimized)(IMAGES))
-        print(name_of(net), optimized, found)
+        assert found.largest <= MOST.get(name_of(net), 1)
+        assert found.agreement >= 0.95
 
 
 @pytest.mark.parametrize("net", FUNCTIONS, ids=name_of)
 def test_every_group_computes_what_is_simulated(net: Callable):
     plan, frozen = integer_form(artifact_of(net(), integer=True), 8)
     for group, steps in deviations(plan, frozen, IMAGES[:8]):
-        print(group.name, type(group).__name__, steps.max(), (steps > 0).mean())
         assert steps.max() <= 1, group.name
+        if not rounds_otherwise(group):
+            assert not steps.any(), group.name
 
 
 def token_file(*, integer: bool, open_batch: bool = True) -> bytes:
@@ -79,7 +96,7 @@ def test_a_file_of_tokens_answers_as_the_network():
     content = token_file(integer=True)
     for optimized in (True, False):
         found = compare(simulated, onnx_integers(content, optimized=optimized)(TOKENS))
-        print(found)
+        assert found.largest <= 2
     for group, steps in deviations(plan, frozen, TOKENS):
         assert steps.max() <= 1, group.name
 
