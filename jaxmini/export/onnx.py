@@ -39,7 +39,9 @@ def onnx(
 
     Pixels go in as they are, the normalisation is inside. An int8 file holds the integers, scales and zero
     points of the trained network; its logits are dequantized, and ``describe_onnx`` says on which grid
-    they lie.
+    they lie. Each group is rounded to the nearest integer, as ``simulate`` does it; where .tflite kernels do
+    not (products of two activations, hard-swish, leaky-relu, ties of an average pool), it may lie a step
+    beside.
 
     Args:
         artifact: of a model from pictures to logits whose operations the quantizer knows. For ``int8`` it

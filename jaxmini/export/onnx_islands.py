@@ -155,6 +155,19 @@ def _power(writer: Writer, group: Move, operands: list[Tensor]) -> Tensor:
     return source._replace(name=writer.graph.node("Reciprocal", name) if times < 0 else name)
 
 
+def _beside_one(writer: Writer, group: Move, operands: list[Tensor]) -> Tensor:
+    """1 - erf(x), exp(x) - 1, log(1 + x): exact to float32's step at 1, not for numbers far below it."""
+    (source,), one = operands, writer.graph.array("one", np.float32(1))
+    match group.op.name:
+        case "erfc":
+            name = writer.graph.node("Sub", one, writer.graph.node("Erf", source.name))
+        case "expm1":
+            name = writer.graph.node("Sub", writer.graph.node("Exp", source.name), one)
+        case _:
+            name = writer.graph.node("Log", writer.graph.node("Add", source.name, one))
+    return source._replace(name=name)
+
+
 def _rsqrt(writer: Writer, group: Move, operands: list[Tensor]) -> Tensor:
     (source,) = operands
     root = writer.graph.node("Sqrt", source.name)
@@ -171,6 +184,7 @@ def _sum(writer: Writer, group: Move, operands: list[Tensor]) -> Tensor:
 
 FORMS: dict[str, Callable[[Writer, Move, list[Tensor | None]], Tensor]] = {
     "dot_general": product,
+    **dict.fromkeys(("erfc", "expm1", "log1p"), _beside_one),
     "integer_pow": _power,
     "reduce_sum": _sum,
     "rsqrt": _rsqrt,

@@ -26,7 +26,6 @@ from tests.export.conftest import NORMALIZATION
 from tests.export.onnx_groups import deviations
 from tests.export.onnx_nets import FUNCTIONS, IMAGES, SHAPE, TOKENS, artifact_of, name_of, text
 
-
 # Steps between the logits of a file and those simulated: a step of one group travels.
 MOST = {"Attention": 3, "vit_tiny": 3}
 
@@ -165,7 +164,7 @@ class Inner(nn.Module):
 
 def everything(x: jax.Array) -> jax.Array:
     """Functions, moves, products of two activations, powers, choices: none of it has to be int8."""
-    y = nn.gelu(x, approximate=False) + jnp.exp(-jnp.abs(x)) / (1 + x**2)
+    y = nn.gelu(x, approximate=False) + jnp.log1p(jnp.exp(-jnp.abs(x))) / (1 + x**2)
     y = jnp.where(np.arange(4)[None, None] % 2 == 0, y, nn.relu(y) * nn.silu(x))
     scores = jnp.einsum("bqd,bkd->bqk", y, x) * jax.lax.rsqrt(4.0 + x.mean(-1, keepdims=True) ** 2)
     y = jnp.concatenate([nn.softmax(scores) @ y, jnp.take(x, np.array([3, 0]), axis=-1)], -1)
