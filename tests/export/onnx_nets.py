@@ -104,6 +104,21 @@ class Places(nn.Module):
         return nn.Dense(4)(parts)
 
 
+class Products(nn.Module):
+    """Products of two activations: over one axis and two, with axes on either side, in other orders."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, y = (nn.Conv(6, (4, 4), 6)(x).reshape(x.shape[0], 4, 2, 3) for _ in range(2))
+        products = [
+            jnp.einsum("bqhd,bkhd->bqk", x, y),
+            jnp.einsum("bqhd,bqke->bhdke", x, y),
+            jnp.einsum("bdhq,behq->bhde", x, y.swapaxes(1, 2).reshape(y.shape)),
+            jnp.einsum("bqhd,bq->bhd", x, y.max((2, 3))),
+        ]
+        return sum(nn.Dense(4)(product.reshape(x.shape[0], -1)) for product in products)
+
+
 class Text(nn.Module):
     """A transformer on the numbers of tokens: a table, places, causal attention, gelu, a mean."""
 
@@ -123,7 +138,14 @@ TOKENS = np.random.default_rng(1).integers(0, 11, (24, 6), np.int32)
 
 NETS = [Residual, Bottlenecks, Branches, PreActivation, Shared, Shapes, Turned, Extremes, Block]
 # What has functions besides rectifiers; the files differ from the simulation where kernels round otherwise.
-FUNCTIONS = [Attention, Functions, Gates, functools.partial(vit_tiny, 5, patch=4, layers=1), Places]
+FUNCTIONS = [
+    Attention,
+    Functions,
+    Gates,
+    functools.partial(vit_tiny, 5, patch=4, layers=1),
+    Places,
+    Products,
+]
 
 
 def name_of(net: type) -> str:
