@@ -30,6 +30,14 @@ class Sine(nn.Module):
         return nn.Dense(10)(jax.numpy.sin(images.reshape(len(images), -1)))
 
 
+class Wave(nn.Module):
+    """That layer as a module of another."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return nn.Dense(10)(Sine(name="sine")(images))
+
+
 def supervised(**fields: object) -> Supervised:
     return Supervised(**{"name": "net", "data": DIGITS, "model": NET, "batch_size": 32, **fields})
 
@@ -212,3 +220,10 @@ def test_a_net_without_a_form_in_onnx_is_refused_before_it_is_trained():
     require(stage, exports=(StableHLO(stage), Export(stage, "float32")))
     with pytest.raises(ValueError, match=r"'sin' in the module Sine"):
         require(stage, exports=(Onnx(stage, "float32"),))
+
+
+def test_a_float_island_has_a_form_in_onnx():
+    stage = supervised(model=Wave())
+    scheme = quantize.int8(rules=(quantize.float_island("sine"),))
+    int8 = supervised(name="int8", model=None, start=stage, quantize=scheme)
+    require(stage, int8, exports=(Onnx(int8),))
