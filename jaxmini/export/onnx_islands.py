@@ -14,6 +14,7 @@ from jaxmini.compress.quantize.moving import Select
 from jaxmini.compress.quantize.plan import Group, Move
 from jaxmini.compress.quantize.program import Literal, Op, Program, Value, opened
 from jaxmini.compress.quantize.subgraph import Subgraph
+from jaxmini.export.onnx_convolution import convolved, is_plain, outputs_first
 from jaxmini.export.onnx_layout import Order, Tensor, Writer, refusal, without
 from jaxmini.export.onnx_moves import MOVES, move
 from jaxmini.export.onnx_numbers import Arrange
@@ -143,6 +144,15 @@ def _alone(op: Op) -> Move:
     return Move(name, "", op.inputs[:1], op.outputs, op, places)
 
 
+def _convolution(writer: Writer, group: Move, operands: list[Tensor | None]) -> Tensor:
+    source, kernel = operands
+    if kernel is not None or not is_plain(group.op, len(source.order)):
+        raise refusal(group.op, remedy=INLAND)
+    window = writer.shape(group.inputs[1])[:-2]
+    weights = [writer.stored(group, 1, outputs_first)]
+    return convolved(writer, group.op, source, window, weights)
+
+
 def _power(writer: Writer, group: Move, operands: list[Tensor]) -> Tensor:
     """A whole power, as products."""
     (source,) = operands
@@ -183,6 +193,7 @@ def _sum(writer: Writer, group: Move, operands: list[Tensor]) -> Tensor:
 
 
 FORMS: dict[str, Callable[[Writer, Move, list[Tensor | None]], Tensor]] = {
+    "conv_general_dilated": _convolution,
     "dot_general": product,
     **dict.fromkeys(("erfc", "expm1", "log1p"), _beside_one),
     "integer_pow": _power,

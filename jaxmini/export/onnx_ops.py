@@ -20,6 +20,7 @@ from jaxmini.compress.quantize.plan import (
 from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.subgraph import Subgraph
+from jaxmini.export.onnx_convolution import convolved, outputs_first
 from jaxmini.export.onnx_islands import subgraph
 from jaxmini.export.onnx_layout import (
     Tensor,
@@ -104,26 +105,10 @@ def _product(group: Weighted) -> Callable[[Writer, Weighted, Tensor], Tensor]:
 
 
 def _convolution(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
-    params, rank = group.op.params, len(source.order)
-    if any(side < 0 for sides in params["padding"] for side in sides):
-        raise refusal(group.op, "its padding is negative", "cut the picture with a slice")
-    source = writer.arranged(source, channels_first(rank))
-    to_channels_first = (rank - 1, rank - 2, *range(rank - 2))  # HWIO -> OIHW
-    kernel, bias = writer.numbers.weight(
-        writer.graph, group, lambda k: np.ascontiguousarray(k.transpose(to_channels_first)), 0
-    )
-    convolved = writer.graph.node(
-        "Conv",
-        source.name,
-        kernel,
-        bias,
-        kernel_shape=writer.shape(group.kernel)[:-2],
-        strides=params["window_strides"],
-        pads=[side[end] for end in range(2) for side in params["padding"]],
-        dilations=params["rhs_dilation"],
-        group=params["feature_group_count"],
-    )
-    return _finished(writer, group, convolved, source.order)
+    weights = writer.numbers.weight(writer.graph, group, outputs_first, 0)
+    window = writer.shape(group.kernel)[:-2]
+    name, order, _ = convolved(writer, group.op, source, window, weights)
+    return _finished(writer, group, name, order)
 
 
 def _scaling(writer: Writer, group: Weighted, source: Tensor) -> Tensor:

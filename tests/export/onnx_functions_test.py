@@ -163,9 +163,15 @@ class Inner(nn.Module):
 
 
 def everything(x: jax.Array) -> jax.Array:
-    """Functions, moves, products of two activations, powers, choices: none of it has to be int8."""
+    """Functions, moves, products, powers, choices, a convolution: none of it has to be int8."""
     y = nn.gelu(x, approximate=False) + jnp.log1p(jnp.exp(-jnp.abs(x))) / (1 + x**2)
     y = jnp.where(np.arange(4)[None, None] % 2 == 0, y, nn.relu(y) * nn.silu(x))
+    kernel = jnp.asarray(np.linspace(-1, 1, 36, dtype=np.float32).reshape(1, 3, 3, 4))
+    layout = ("NHWC", "HWIO", "NHWC")
+    windows = jax.lax.conv_general_dilated(
+        x[:, None, :, :3], kernel, (1, 1), ((0, 0), (2, 0)), dimension_numbers=layout
+    )
+    y = y + windows[:, 0]
     scores = jnp.einsum("bqd,bkd->bqk", y, x) * jax.lax.rsqrt(4.0 + x.mean(-1, keepdims=True) ** 2)
     y = jnp.concatenate([nn.softmax(scores) @ y, jnp.take(x, np.array([3, 0]), axis=-1)], -1)
     y = y.reshape(*x.shape[:2], 3, 2).transpose(0, 1, 3, 2).max(-1)
@@ -191,6 +197,7 @@ def test_a_declared_island_is_written_as_it_is(tmp_path: Path):
         "Declared/inner:island"
     ]
     assert exported.parity.island_floats == 20  # the kernel and the bias
+    assert exported.ops["Conv"] == 2
     assert {"Erf", "Where", "MatMul", "Sqrt", "Slice"} <= exported.ops.keys()
     for group, steps in deviations(plan, frozen, IMAGES[:8]):
         assert steps.max() <= 1, group.name
