@@ -42,13 +42,8 @@ def deviations(plan: Plan, frozen: Frozen, inputs: np.ndarray) -> list[tuple[Gro
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    found = dict(
-        zip(
-            (o.name for o in session.get_outputs()),
-            session.run(None, {"inputs": inputs}),
-            strict=True,
-        )
-    )
+    outputs = [output.name for output in session.get_outputs()]
+    found = dict(zip(outputs, session.run(outputs, {"inputs": inputs}), strict=True))
     found |= {"inputs": inputs, logits.name: found["logits"]}
     values = {value: _steps(tensor, frozen, found) for value, tensor in tensors.items()}
 
@@ -56,13 +51,12 @@ def deviations(plan: Plan, frozen: Frozen, inputs: np.ndarray) -> list[tuple[Gro
     def simulated(values: Mapping[Value, np.ndarray]) -> list[list[jax.Array]]:
         return [simulate_group(plan, frozen, group, values) for group in plan.groups]
 
-    return [
-        (group, np.concatenate([
-            np.ravel(np.abs(values[value] - np.asarray(array)))
-            for value, array in zip(group.outputs, arrays, strict=True)
-        ]))
-        for group, arrays in zip(plan.groups, simulated(values), strict=True)
-    ]  # fmt: skip
+    def apart(group: Group, arrays: list[jax.Array]) -> np.ndarray:
+        pairs = zip(group.outputs, arrays, strict=True)
+        return np.concatenate([np.abs(values[v] - np.asarray(a)).ravel() for v, a in pairs])
+
+    results = simulated(values)
+    return [(group, apart(group, a)) for group, a in zip(plan.groups, results, strict=True)]
 
 
 def _steps(tensor: Tensor, frozen: Frozen, found: Mapping[str, np.ndarray]) -> np.ndarray:
