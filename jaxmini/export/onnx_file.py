@@ -6,11 +6,13 @@ It serves artifacts, and networks that are none, those that read token numbers a
 import json
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.plan import INPUT, Plan
+from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.export import converter, metadata, onnx_parity
 from jaxmini.export import signature as names
 from jaxmini.export.onnx_graph import OPSET
@@ -59,6 +61,20 @@ def onnx_file(
     }
     numbers = Floats(plan, weights, None) if frozen is None else Integers(frozen)
     return written(plan, numbers, frozen, about)
+
+
+def require_forms(plan: Plan, variables: Variables) -> None:
+    """See that a file of an open batch has a form for every operation of a plan, before it is trained.
+
+    Args:
+        plan: for at least two examples.
+        variables: of its model; only shapes and dtypes are read.
+
+    Raises:
+        ValueError: an operation has none; names it, its module, and what to do.
+    """
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), floats_of(variables))
+    translate(plan, Floats(plan, zeros, None), names.INPUT, open_batch=True)
 
 
 def written(
