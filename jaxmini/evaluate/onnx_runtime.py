@@ -9,7 +9,7 @@ from jaxmini.evaluate.accuracy import Predict
 from jaxmini.evaluate.runtime import Latency, check_images, timed
 from jaxmini.export import converter
 from jaxmini.export.onnx import describe_onnx
-from jaxmini.export.signature import INPUT, OUTPUT
+from jaxmini.export.signature import OUTPUT
 
 
 class _Session:
@@ -29,11 +29,13 @@ class _Session:
             levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
         )
         self._native = _started(onnxruntime, source, options)
-        self.batch, *self.image_shape = self.description["input"]["shape"]
+        self.source = self.description["input"]
+        self.batch, *self.shape = self.source["shape"]
+        self.dtype = np.dtype(self.source["dtype"])
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images [N, H, W, C] -> float32 logits [N, C]."""
-        images = check_images(images, tuple(self.image_shape), "onnx")
+        """uint8 images [N, H, W, C], or whatever else the file takes -> float32 logits [N, C]."""
+        images = self._checked(images)
         if self.batch in (None, len(images)):
             return self.run(images)
         rows = np.resize(np.arange(len(images)), -(-len(images) // self.batch) * self.batch)
@@ -42,7 +44,18 @@ class _Session:
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """The file's own answer to as many images as it takes at a time."""
-        return self._native.run([OUTPUT], {INPUT: images})[0]
+        return self._native.run([OUTPUT], {self.source["name"]: images})[0]
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        if self.dtype == np.uint8:
+            return check_images(images, tuple(self.shape), "onnx")
+        images = np.asarray(images)
+        if images.dtype != self.dtype or list(images.shape[1:]) != self.shape:
+            raise ValueError(
+                f"onnx: expected {self.source['name']} {self.dtype} "
+                f"[B, {', '.join(map(str, self.shape))}], got {images.dtype}{list(images.shape)}"
+            )
+        return images
 
 
 def onnx_predict(
@@ -50,14 +63,16 @@ def onnx_predict(
 ) -> Predict:
     """A file as a Predict: uint8 images [B, H, W, C] -> float32 logits [B, classes].
 
+    A file of ``onnx_file`` takes what its own description says, int32 tokens [B, T] for one.
+
     Args:
-        source: path or bytes of a file that ``jaxmini.export.onnx`` wrote.
+        source: path or bytes of a file that ``jaxmini.export.onnx`` or ``onnx_file`` wrote.
         optimized: let the runtime change the graph, as it does by default: what stands between Q and DQ
             nodes then runs in integers. Otherwise every node runs as it stands, in floats.
         threads: of the runtime.
 
     Raises:
-        ValueError: not such a file, threads below 1; later, images of another shape.
+        ValueError: not such a file, threads below 1; later, images of another shape or dtype.
         ImportError: onnx or onnxruntime is not installed.
     """
     return _Session(source, optimized, threads).logits
@@ -104,8 +119,8 @@ def onnx_latency(
         raise ValueError(
             f"onnx_latency: the file takes {session.batch} pictures at a time, not one"
         )
-    shape = (1, *session.image_shape)
-    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    shape = (1, *session.shape)
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(session.dtype)
     return timed(lambda: session.run(image), warmup, runs)
 
 

@@ -10,6 +10,7 @@ from jaxmini.export.layout import Layout
 from jaxmini.export.metadata import describe_file
 from jaxmini.export.micro import Micro, micro
 from jaxmini.export.onnx import describe_onnx, onnx
+from jaxmini.export.onnx_file import onnx_file
 from jaxmini.export.parity import ParityError
 from jaxmini.export.saved_model import describe_saved_model, saved_model
 from jaxmini.export.tflite import Exported, tflite
@@ -34,6 +35,7 @@ __all__ = [
     "load_stablehlo",
     "micro",
     "onnx",
+    "onnx_file",
     "predict",
     "save",
     "saved_model",

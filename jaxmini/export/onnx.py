@@ -12,26 +12,22 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from jaxmini.compress.quantize.frozen import Frozen
-from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
-from jaxmini.export import converter, metadata, onnx_parity, whole
+from jaxmini.export import converter, metadata, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.integer import integer_form
+from jaxmini.export.onnx_file import output_of, written
 from jaxmini.export.onnx_graph import OPSET
 from jaxmini.export.onnx_numbers import Floats, Integers, Numbers
-from jaxmini.export.onnx_ops import translate
 from jaxmini.export.tflite import Exported
 from jaxmini.record import Json
 
 Variant = Literal["float32", "int8"]
 VARIANTS = ("float32", "int8")
 
-BATCH_AXIS = "batch"
 # An open batch is planned with this many examples: one could not be told from an axis of size 1.
 EXAMPLE_BATCH = 2
 
@@ -43,7 +39,9 @@ def onnx(
 
     Pixels go in as they are, the normalisation is inside. An int8 file holds the integers, scales and zero
     points of the trained network; its logits are dequantized, and ``describe_onnx`` says on which grid
-    they lie.
+    they lie. Each group is rounded to the nearest integer, as ``simulate`` does it; where .tflite kernels do
+    not (products of two activations, hard-swish, leaky-relu, ties of an average pool), it may lie a step
+    beside.
 
     Args:
         artifact: of a model from pictures to logits whose operations the quantizer knows. For ``int8`` it
@@ -68,10 +66,8 @@ def onnx(
         raise ValueError(f"onnx: batch is {batch}; it must be at least 1, or None for any")
     converter.require("onnx", "onnx")
     plan, numbers, frozen = _prepared(artifact, variant, batch or EXAMPLE_BATCH)
-    output = {} if frozen is None else _grid(frozen.grids[plan.output_site])
-    model = _model(artifact, plan, numbers, batch, _description(artifact, variant, batch, output))
-    compared = None if frozen is None else onnx_parity.check(model, plan, frozen)
-    content = model.SerializeToString(deterministic=True)
+    about = _description(artifact, variant, batch, output_of(plan, frozen))
+    content, compared = written(plan, numbers, frozen, about)
     path = Path(path)
     whole.write(path, content)
     return Exported(
@@ -80,7 +76,7 @@ def onnx(
         backend="onnx",
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        ops=dict(Counter(node.op_type for node in model.graph.node)),
+        ops=dict(Counter(node.op_type for node in load_model(content)[0].graph.node)),
         parity=compared,
     )
 
@@ -163,27 +159,6 @@ def _prepared(
     return plan, Floats(plan, artifact.variables, artifact.normalization), None
 
 
-def _grid(grid: Grid) -> dict[str, Json]:
-    return {"scale": float(np.float32(grid.scale)), "zero_point": int(grid.zero_point)}
-
-
-def _model(
-    artifact: Artifact, plan: Plan, numbers: Numbers, batch: int | None, about: dict[str, Json]
-) -> Any:
-    from onnx import TensorProto, helper
-
-    writer, logits = translate(plan, numbers, names.INPUT, open_batch=batch is None)
-    size, sizes = BATCH_AXIS if batch is None else batch, writer.shape(plan.output)[1:]
-    return writer.graph.model(
-        helper.make_tensor_value_info(
-            names.INPUT, TensorProto.UINT8, [size, *artifact.input_shape]
-        ),
-        helper.make_tensor_value_info(names.OUTPUT, TensorProto.FLOAT, [size, *sizes]),
-        logits.name,
-        {metadata.NAME: json.dumps(about, sort_keys=True, allow_nan=False)},
-    )
-
-
 def _description(
     artifact: Artifact, variant: Variant, batch: int | None, output: dict[str, Json]
 ) -> dict[str, Json]:
@@ -192,7 +167,7 @@ def _description(
         "labels": list(artifact.labels),
         "normalization": dataclasses.asdict(artifact.normalization),
         "input": image | {"encoding": "pixel"},
-        "output": {"name": names.OUTPUT, "dtype": "float32"} | output,
+        "output": output,
         "variant": variant,
         "backend": "onnx",
         "opset": OPSET,

@@ -12,9 +12,12 @@ import numpy as np
 from jaxmini.compress.quantize.plan import Group, Plan
 from jaxmini.compress.quantize.program import Op, Value
 from jaxmini.export.onnx_graph import Graph
-from jaxmini.export.onnx_numbers import Numbers
+from jaxmini.export.onnx_numbers import Arrange, Numbers
 
 Order = tuple[int, ...]
+
+NO_FORM = "it has no form in an ONNX file"
+OUTSIDE = "compute it outside the model, or replace it"
 
 
 class Tensor(NamedTuple):
@@ -55,7 +58,7 @@ def without(order: Order, axes: Sequence[int]) -> Order:
     return tuple(kept.index(axis) for axis in order if axis in kept)
 
 
-def refusal(op: Op, reason: str, remedy: str) -> ValueError:
+def refusal(op: Op, reason: str = NO_FORM, remedy: str = OUTSIDE) -> ValueError:
     """The error that says why ``op`` has no place in the file."""
     where = f"the module {op.path}" if op.path else "the model"
     return ValueError(f"onnx: {reason} ({op.name!r} in {where}): {remedy}")
@@ -72,9 +75,11 @@ class Writer:
             then an example.
     """
 
-    def __init__(self, plan: Plan, numbers: Numbers, *, open_batch: bool) -> None:
+    def __init__(
+        self, plan: Plan, numbers: Numbers, *, open_batch: bool, graph: Graph | None = None
+    ) -> None:
         self.plan, self.numbers, self.open_batch = plan, numbers, open_batch
-        self.graph = Graph()
+        self.graph = Graph() if graph is None else graph
         self._transposed: dict[tuple[str, Order], str] = {}
 
     def shape(self, value: Value) -> tuple[int, ...]:
@@ -105,6 +110,19 @@ class Writer:
     def in_jax_order(self, tensor: Tensor) -> Tensor:
         return self.arranged(tensor, as_in_jax(len(tensor.order)))
 
+    def aligned(
+        self, group: Group, operands: Sequence[Tensor | None]
+    ) -> tuple[tuple[str, ...], Order]:
+        """Names of a group's operands, its constants too, with the axes of all in one order; that order."""
+        order = next(operand.order for operand in operands if operand is not None)
+        names = (
+            self.constant(group, position, order)
+            if operand is None
+            else self.arranged(operand, order).name
+            for position, operand in enumerate(operands)
+        )
+        return tuple(names), order
+
     def reshaped(
         self, op: Op, tensor: Tensor, before: Sequence[int], after: Sequence[int]
     ) -> Tensor:
@@ -125,17 +143,26 @@ class Writer:
 
     def constant(self, group: Group, position: int, order: Order) -> str:
         """A constant operand in an order; one row of it where the batch is open."""
-
-        whole = self.plan.program.shape(group.inputs[position])
+        whole = self.shape(group.inputs[position])
 
         def arrange(values: np.ndarray) -> np.ndarray:
             if not order or values.ndim != len(order):
                 return values
             values = np.broadcast_to(values, whole)  # what is repeated is frozen once
-            if self.open_batch:
-                same = bool((values == values[:1]).all())
-                self.require_batch(group.op, same, "its constant differs along the batch")
-                values = values[:1]
-            return np.ascontiguousarray(values.transpose(order))
+            return self.turned(group.op, values, order)
 
+        return self.stored(group, position, arrange)
+
+    def turned(self, op: Op, values: np.ndarray, order: Order) -> np.ndarray:
+        """What is known before the file runs in an order; one row of it where the batch is open."""
+        if not values.ndim:
+            return values
+        if self.open_batch:
+            same = bool((values == values[:1]).all())
+            self.require_batch(op, same, "its constant differs along the batch")
+            values = values[:1]
+        return np.ascontiguousarray(values.transpose(order))
+
+    def stored(self, group: Group, position: int, arrange: Arrange) -> str:
+        """The operand of a group at a position, a constant, as ``arrange`` puts it."""
         return self.numbers.constant(self.graph, group, position, arrange)

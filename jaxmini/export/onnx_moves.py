@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from jaxmini.compress.quantize.lookup import Lookup
+from jaxmini.compress.quantize.moving import Select
 from jaxmini.compress.quantize.plan import Move
 from jaxmini.compress.quantize.program import Op
 from jaxmini.export.onnx_layout import (
@@ -13,12 +15,10 @@ from jaxmini.export.onnx_layout import (
     refusal,
     without,
 )
+from jaxmini.export.onnx_places import looked_up, selected, taken
 
 # A slice that ends here goes on to the first element when it runs backwards.
 BEYOND_FIRST = np.iinfo(np.int64).min
-
-NO_FORM = "it has no form in an ONNX file"
-OUTSIDE = "compute it outside the model, or replace it"
 
 Form = Callable[[Writer, Move, list[Tensor]], list[Tensor]]
 
@@ -29,8 +29,13 @@ def move(writer: Writer, group: Move, operands: list[Tensor | None]) -> list[Ten
     Raises:
         ValueError: its operation has no form; names it, its module, and what to do.
     """
+    match group:
+        case Lookup():
+            return [looked_up(writer, group, operands[1])]
+        case Select():
+            return [selected(writer, group, operands)]
     if group.op.name not in MOVES:
-        raise refusal(group.op, NO_FORM, OUTSIDE)
+        raise refusal(group.op)
     return MOVES[group.op.name](writer, group, operands)
 
 
@@ -136,6 +141,18 @@ def _reversed(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tenso
     return [_sliced(writer, operands[0], dict.fromkeys(axes, (-1, BEYOND_FIRST, -1)))]
 
 
+def _dynamic_slice(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tensor]:
+    """Where it begins is known; a part that would end beyond an axis is moved back, as in JAX."""
+    shape, sizes = writer.shape(group.inputs[0]), group.op.params["slice_sizes"]
+    spans = {}
+    for axis, (whole, size, setting) in enumerate(zip(shape, sizes, group.settings, strict=True)):
+        start = min(max(int(setting), 0), whole - size)
+        if size != whole:
+            spans[axis] = (start, start + size, 1)
+    writer.require_batch(group.op, 0 not in spans, "it takes a part of the batch")
+    return [_sliced(writer, operands[0], spans)]
+
+
 def _sliced(writer: Writer, source: Tensor, spans: dict[int, tuple[int, int, int]]) -> Tensor:
     """(start, end, step) of some of the plan's axes."""
     if not spans:
@@ -186,17 +203,36 @@ def _spread_constant(writer: Writer, group: Move, position: int, beside: Tensor)
     return writer.rounded(spread, beside.order, group.site).name
 
 
+def _stack(writer: Writer, group: Move, operands: list[Tensor | None]) -> list[Tensor]:
+    """The new axis is the last of the file's tensors, wherever it is in the plan's value."""
+    new = group.op.params["axis"]
+    writer.require_batch(group.op, new != 0, "it stacks before the batch")
+    first = next(operand for operand in operands if operand is not None)
+    rank = len(first.order)
+    order = (*(axis + (axis >= new) for axis in first.order), new)
+    where = writer.graph.integers("axes", [rank])
+    names = []
+    for position, operand in enumerate(operands):
+        if operand is None:
+            name = _spread_constant(writer, group, position, first)
+            operand = Tensor(name, first.order, group.site)
+        source = writer.arranged(operand, first.order)
+        names.append(writer.moved("Unsqueeze", source, where, order=order).name)
+    return [writer.rounded(writer.graph.node("Concat", *names, axis=rank), order, group.site)]
+
+
+def _tile(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tensor]:
+    times = group.op.params["reps"]
+    writer.require_batch(group.op, times[0] == 1, "it repeats the batch")
+    repeats = writer.graph.integers("repeats", operands[0].sorted(times))
+    return [writer.moved("Tile", operands[0], repeats)]
+
+
 def _extreme(writer: Writer, group: Move, operands: list[Tensor | None]) -> list[Tensor]:
     """The larger, or the smaller, of two tensors."""
-    first = next(operand for operand in operands if operand is not None)
-    names = [
-        writer.constant(group, position, first.order)
-        if operand is None
-        else writer.arranged(operand, first.order).name
-        for position, operand in enumerate(operands)
-    ]
+    names, order = writer.aligned(group, operands)
     name = writer.graph.node(group.op.name.capitalize(), *names)
-    return [writer.rounded(name, first.order, group.site)]
+    return [writer.rounded(name, order, group.site)]
 
 
 def _extreme_of(writer: Writer, group: Move, operands: list[Tensor]) -> list[Tensor]:
@@ -216,6 +252,8 @@ MOVES: dict[str, Form] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "copy": _copy,
+    "dynamic_slice": _dynamic_slice,
+    "gather": taken,
     "max": _extreme,
     "min": _extreme,
     "pad": _pad,
@@ -227,6 +265,8 @@ MOVES: dict[str, Form] = {
     "slice": _slice,
     "split": _split,
     "squeeze": _squeeze,
+    "stack": _stack,
     "stop_gradient": _copy,
+    "tile": _tile,
     "transpose": _transpose,
 }

@@ -11,10 +11,12 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from jaxmini.compress.quantize.evaluate import Float
+from jaxmini.compress.quantize.evaluate import LEAST, Float
 from jaxmini.compress.quantize.frozen import Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, Group, Plan, Weighted
+from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.data.views import Normalization
 from jaxmini.export.onnx_graph import Graph
 from jaxmini.model import Variables
@@ -39,21 +41,40 @@ class Numbers(Protocol):
         """The kernel, arranged from [..., O] to have its channels on ``axis``, and the bias [O]."""
 
     def constant(self, graph: Graph, group: Group, position: int, arrange: Arrange) -> str:
-        """The operand at ``position`` of ``group.inputs``, as ``arrange`` puts it."""
+        """The operand at ``position`` of ``group.inputs``, as ``arrange`` puts it.
+
+        What a mask adds is its second.
+        """
+
+    def held(self, group: Subgraph) -> list[np.ndarray]:
+        """What a subgraph reads of the variables, float32, in the order of ``group.held``."""
 
 
 class Floats:
-    """Float32 throughout, every affine chain folded into its kernel."""
+    """Float32 throughout, every affine chain folded into its kernel.
 
-    def __init__(self, plan: Plan, variables: Variables, normalization: Normalization) -> None:
+    Args:
+        plan: of the float model.
+        variables: its variables.
+        normalization: of pixels; None where the model's own input goes in.
+    """
+
+    def __init__(
+        self, plan: Plan, variables: Variables, normalization: Normalization | None
+    ) -> None:
         # One compiled program: run one by one, hundreds of small operations would be compiled each.
         folded = jax.jit(functools.partial(_folded, plan))(variables)
-        self._weights, self._constants = jax.device_get(folded)
+        self._weights, constants, self._held = jax.device_get(folded)
+        masks = (group for group in plan.groups if isinstance(group, Mask))
+        added = {operand_name(m, 1): np.where(m.kept, np.float32(0), LEAST) for m in masks}
+        self._constants = constants | added
         self._normalization = normalization
 
     def pixels(self, graph: Graph, image: str) -> str:
         from onnx import TensorProto
 
+        if self._normalization is None:
+            return image
         mean = np.float32(self._normalization.zero_point + OFFSET)
         scale = np.float32(self._normalization.scale)
         levels = graph.node("Cast", image, to=TensorProto.FLOAT)
@@ -69,6 +90,9 @@ class Floats:
 
     def constant(self, graph: Graph, group: Group, position: int, arrange: Arrange) -> str:
         return graph.array("constant", arrange(self._constants[operand_name(group, position)]))
+
+    def held(self, group: Subgraph) -> list[np.ndarray]:
+        return self._held[group.name]
 
 
 class Integers:
@@ -106,14 +130,17 @@ class Integers:
         integers = graph.array("constant", integers)
         return graph.node("DequantizeLinear", integers, *_stored(graph, frozen.grid))
 
+    def held(self, group: Subgraph) -> list[np.ndarray]:
+        return self._frozen.held(group)
+
 
 def _stored(graph: Graph, grid: Grid) -> tuple[str, str]:
     scale, zero_point = np.float32(grid.scale), np.uint8(grid.zero_point + OFFSET)
     return graph.array("scale", scale), graph.array("zero_point", zero_point)
 
 
-def _folded(plan: Plan, variables: Variables) -> tuple[dict, dict]:
-    """By name: kernel and bias of the groups that have them; the constant operands of the others."""
+def _folded(plan: Plan, variables: Variables) -> tuple[dict, dict, dict]:
+    """By name: kernel and bias of the groups that have them; constants of others; what subgraphs hold."""
     floats = Float(plan, variables)
     weights = {group.name: floats.weight(group) for group in plan.weighted}
     constants = {
@@ -122,4 +149,5 @@ def _folded(plan: Plan, variables: Variables) -> tuple[dict, dict]:
         for position, value in enumerate(group.inputs)
         if plan.is_constant(value)
     }
-    return weights, constants
+    held = {group.name: floats.held(group) for group in plan.groups if isinstance(group, Subgraph)}
+    return weights, constants, held

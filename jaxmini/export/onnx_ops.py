@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
     INPUT,
     AveragePool,
@@ -16,7 +17,11 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
+from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
+from jaxmini.compress.quantize.subgraph import Subgraph
+from jaxmini.export.onnx_convolution import convolved, outputs_first
+from jaxmini.export.onnx_islands import subgraph
 from jaxmini.export.onnx_layout import (
     Tensor,
     Writer,
@@ -25,21 +30,22 @@ from jaxmini.export.onnx_layout import (
     refusal,
     without,
 )
-from jaxmini.export.onnx_moves import NO_FORM, OUTSIDE, move, padded, pooled
+from jaxmini.export.onnx_moves import move, padded, pooled
 from jaxmini.export.onnx_numbers import Numbers
+from jaxmini.export.onnx_products import product
 
 ELEMENTWISE = {"add": "Add", "mul": "Mul", "sub": "Sub"}
 
 
 def translate(
     plan: Plan, numbers: Numbers, image: str, *, open_batch: bool
-) -> tuple[Writer, Tensor]:
-    """The graph of a plan, and the tensor in it that is the plan's output.
+) -> tuple[Writer, dict[Value, Tensor]]:
+    """The graph of a plan, and the tensor in it that each value between the plan's groups is.
 
     Args:
         plan: of a batch of any size above 1 where ``open_batch``.
         numbers: floats or integers.
-        image: name of the input, uint8 pixels.
+        image: name of the input: uint8 pixels, or int32 numbers of tokens.
         open_batch: leave the batch to whoever runs the graph.
 
     Raises:
@@ -47,15 +53,15 @@ def translate(
     """
     writer = Writer(plan, numbers, open_batch=open_batch)
     source = plan.program.input
-    pixels = numbers.pixels(writer.graph, image)
+    name = image if plan.reads_tokens else numbers.pixels(writer.graph, image)
     values: dict[Value, Tensor] = {
-        source: Tensor(pixels, as_in_jax(len(writer.shape(source))), INPUT)
+        source: Tensor(name, as_in_jax(len(writer.shape(source))), INPUT)
     }
     for group in plan.groups:
         writer.graph.scope = group.name
         operands = [values.get(value) for value in group.inputs]
         values.update(zip(group.outputs, _form(writer, group, operands), strict=True))
-    return writer, writer.in_jax_order(values[plan.output])
+    return writer, values
 
 
 def _form(writer: Writer, group: Group, operands: list[Tensor | None]) -> list[Tensor]:
@@ -72,7 +78,13 @@ def _form(writer: Writer, group: Group, operands: list[Tensor | None]) -> list[T
             return [_mean(writer, group, *operands)]
         case Elementwise():
             return [_elementwise(writer, group, operands)]
-    raise refusal(group.op, NO_FORM, OUTSIDE)
+        case Product():
+            return [product(writer, group, operands)]
+        case Mask():
+            return [_mask(writer, group, *operands)]
+        case Subgraph():
+            return [subgraph(writer, group, operands)]
+    raise refusal(group.op)
 
 
 def _finished(writer: Writer, group: Group, name: str, order: tuple[int, ...]) -> Tensor:
@@ -93,26 +105,10 @@ def _product(group: Weighted) -> Callable[[Writer, Weighted, Tensor], Tensor]:
 
 
 def _convolution(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
-    params, rank = group.op.params, len(source.order)
-    if any(side < 0 for sides in params["padding"] for side in sides):
-        raise refusal(group.op, "its padding is negative", "cut the picture with a slice")
-    source = writer.arranged(source, channels_first(rank))
-    to_channels_first = (rank - 1, rank - 2, *range(rank - 2))  # HWIO -> OIHW
-    kernel, bias = writer.numbers.weight(
-        writer.graph, group, lambda k: np.ascontiguousarray(k.transpose(to_channels_first)), 0
-    )
-    convolved = writer.graph.node(
-        "Conv",
-        source.name,
-        kernel,
-        bias,
-        kernel_shape=writer.shape(group.kernel)[:-2],
-        strides=params["window_strides"],
-        pads=[side[end] for end in range(2) for side in params["padding"]],
-        dilations=params["rhs_dilation"],
-        group=params["feature_group_count"],
-    )
-    return _finished(writer, group, convolved, source.order)
+    weights = writer.numbers.weight(writer.graph, group, outputs_first, 0)
+    window = writer.shape(group.kernel)[:-2]
+    name, order, _ = convolved(writer, group.op, source, window, weights)
+    return _finished(writer, group, name, order)
 
 
 def _scaling(writer: Writer, group: Weighted, source: Tensor) -> Tensor:
@@ -180,14 +176,16 @@ def _average_pool(writer: Writer, group: AveragePool, source: Tensor) -> Tensor:
 
 
 def _elementwise(writer: Writer, group: Elementwise, operands: list[Tensor | None]) -> Tensor:
-    first = next(operand for operand in operands if operand is not None)
-    names = [
-        writer.constant(group, position, first.order)
-        if operand is None
-        else writer.arranged(operand, first.order).name
-        for position, operand in enumerate(operands)
-    ]
+    names, order = writer.aligned(group, operands)
     if group.op.name not in ELEMENTWISE:
-        raise refusal(group.op, NO_FORM, OUTSIDE)
+        raise refusal(group.op)
     name = writer.graph.node(ELEMENTWISE[group.op.name], *names)
-    return _finished(writer, group, name, first.order)
+    return _finished(writer, group, name, order)
+
+
+def _mask(writer: Writer, group: Mask, source: Tensor) -> Tensor:
+    """What is added is 0 where a number stays, and takes it below the grid where it goes."""
+    added = writer.stored(
+        group, 1, lambda values: np.ascontiguousarray(values.transpose(source.order))
+    )
+    return writer.rounded(writer.graph.node("Add", source.name, added), source.order, group.site)

@@ -11,7 +11,9 @@ import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, Group, Plan, Weighted
+from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.export.onnx_numbers import OFFSET
 from jaxmini.export.parity import Parity, ParityError
 
@@ -49,8 +51,9 @@ class _Comparison:
         self.compared = {field.name: 0 for field in dataclasses.fields(Parity)}
 
     def differences(self) -> Iterator[str]:
-        pixels = self.grid_of(next(n for n in self.nodes if n.op_type == "DequantizeLinear"))
-        yield from self.equal("input", "grids", pixels, _pair(self.frozen.grids[INPUT]))
+        if not self.plan.reads_tokens:
+            pixels = self.grid_of(next(n for n in self.nodes if n.op_type == "DequantizeLinear"))
+            yield from self.equal("input", "grids", pixels, _pair(self.frozen.grids[INPUT]))
         for group in self.plan.groups:
             nodes = [node for node in self.nodes if node.name.startswith(f"{group.name}/")]
             self.compared["groups"] += 1
@@ -59,12 +62,15 @@ class _Comparison:
                 yield from self.product(group, [n for n in nodes if n.op_type in PRODUCTS])
             else:
                 yield from self.constants(group, nodes)
+            if isinstance(group, Subgraph):
+                yield from self.held(group, nodes)
 
     def grids(self, group: Group, rounded: list[Any]) -> Iterator[str]:
         """The last rounding is the group's; before it, operands may have been moved on their own grid."""
         sites = {self.plan.site_of[v] for v in group.inputs if not self.plan.is_constant(v)}
         own = _pair(self.frozen.grids[group.site])
-        allowed = {own} | {_pair(self.frozen.grids[site]) for site in sites}
+        grids = self.frozen.grids  # tokens lie on none
+        allowed = {own} | {_pair(grids[site]) for site in sites if site in grids}
         if rounded:
             yield from self.equal(group.name, "grids", self.grid_of(rounded[-1]), own)
         for node in rounded[:-1]:
@@ -96,9 +102,8 @@ class _Comparison:
             for node in nodes
             if node.op_type == "DequantizeLinear" and node.input[0] in self.stored
         ]
-        for position, value in enumerate(group.inputs):
-            if not self.plan.is_constant(value):
-                continue
+        positions = [p for p, value in enumerate(group.inputs) if self.plan.is_constant(value)]
+        for position in [*positions, *([1] if isinstance(group, Mask) else [])]:
             frozen = self.frozen.constants[operand_name(group, position)]
             integers = np.sort(frozen.values.ravel().astype(np.int16) + OFFSET)
             self.compared["constant_integers"] += integers.size
@@ -110,6 +115,15 @@ class _Comparison:
                 for stored, grid in held
             ):
                 yield f"{group.name}: constant operand {position} of it is not in the file"
+
+    def held(self, group: Subgraph, nodes: list[Any]) -> Iterator[str]:
+        """Whichever way their axes are turned, what a subgraph holds of the variables is among its floats."""
+        read = {name for node in nodes for name in node.input if name in self.stored}
+        floats = [np.sort(self.stored[name].ravel()) for name in read]
+        for position, values in enumerate(self.frozen.held(group)):
+            self.compared["island_floats"] += values.size
+            if not any(np.array_equal(stored, np.sort(values.ravel())) for stored in floats):
+                yield f"{group.name}: what it holds, number {position}, is not in the file"
 
     def reader(self, node: Any) -> Any:
         return next(n for n in self.nodes if node.output[0] in n.input)

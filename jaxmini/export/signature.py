@@ -2,6 +2,8 @@
 
 SIGNATURE = "serving_default"
 INPUT = "image"
+# The input of an ONNX file that reads token numbers.
+TOKENS = "tokens"
 OUTPUT = "logits"
 # Both the second signature and its output.
 EMBEDDING = "embedding"

@@ -36,6 +36,7 @@ class StableHLO(Export):
     backend: Literal["stablehlo"] = "stablehlo"
 
     ending = ".stablehlo"
+    tells_operations = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,3 +47,5 @@ class SavedModel(Export):
     backend: Literal["saved_model"] = "saved_model"
 
     ending = ".saved_model"
+    tells_operations = False
+    is_timed = False

@@ -109,10 +109,9 @@ class min_agreement(Gate):
 class only_ops(Gate):
     """The file holds no other operations than these, as its format calls them: ``("CONV_2D", "ADD")``.
 
-    They are told for .tflite and .onnx files.
-
     Raises:
-        ValueError: a name is none of the format's; gives the nearest.
+        ValueError: the format does not tell its operations, as .tflite and .onnx files do; or a name is none
+            of the format's, and the nearest is given.
         ImportError: ai-edge-litert or onnx, which knows the names, is not installed.
     """
 
@@ -120,7 +119,7 @@ class only_ops(Gate):
     allowed: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        _require(self, "export", Export)
+        _require_told(self)
         _require(self, "allowed", tuple)
         for name in self.allowed:
             _require_op(name, self.export)
@@ -142,12 +141,16 @@ class only_ops(Gate):
 
 @dataclasses.dataclass(frozen=True)
 class all_integer(Gate):
-    """No operation of the file reads or gives floats, inside or at its ends."""
+    """No operation of the file reads or gives floats, inside or at its ends.
+
+    Raises:
+        ValueError: the format does not tell its operations, as .tflite and .onnx files do.
+    """
 
     export: Export
 
     def __post_init__(self) -> None:
-        _require(self, "export", Export)
+        _require_told(self)
 
     def judge(self, report: Report) -> Verdict:
         return _verdict(
@@ -162,15 +165,19 @@ class all_integer(Gate):
 
 @dataclasses.dataclass(frozen=True)
 class max_latency_ratio(Gate):
-    """The file's median latency is at most ``ratio`` (above 0) times that of another file of the run."""
+    """The file's median latency is at most ``ratio`` (above 0) times that of another file of the run.
+
+    Raises:
+        ValueError: one of them is of a format that is not timed, or both are the same.
+    """
 
     export: Export
     other: Export
     ratio: float
 
     def __post_init__(self) -> None:
-        _require(self, "export", Export)
-        _require(self, "other", Export)
+        _require_timed(self, "export")
+        _require_timed(self, "other")
         _require_number(self, "ratio", 0)
         if self.ratio == 0:
             raise ValueError("max_latency_ratio: ratio is 0; no file takes no time")
@@ -323,6 +330,26 @@ def _require_logits(gate: Gate, of: Stage | Export) -> None:
         raise ValueError(
             f"{type(gate).__name__} of stage {of.name!r}: its outputs are embeddings, which are neither "
             "right nor wrong; give a Supervised or Distill stage that starts from it"
+        )
+
+
+def _require_told(gate: Gate) -> None:
+    """See that a gate of operations speaks of a file that tells its own."""
+    _require(gate, "export", Export)
+    if not gate.export.tells_operations:
+        raise ValueError(
+            f"gate {type(gate).__name__}: what operations {gate.export.file_name} holds is not told, as "
+            "whoever loads it compiles it anew; give it an Export(...) or an Onnx(...)"
+        )
+
+
+def _require_timed(gate: Gate, field: str) -> None:
+    """See that a gate of latencies speaks of a file that is timed."""
+    _require(gate, field, Export)
+    if not getattr(gate, field).is_timed:
+        raise ValueError(
+            f"gate {type(gate).__name__}: {field} is {getattr(gate, field).file_name}, which is not timed; "
+            "give it a file of another format"
         )
 
 

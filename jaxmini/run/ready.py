@@ -10,6 +10,7 @@ import numpy as np
 from jaxmini.compress.quantize import make_plan
 from jaxmini.data import Dataset, Normalization
 from jaxmini.export import arena, converter, features, int4
+from jaxmini.export.onnx_file import require_forms
 from jaxmini.model import Variables
 from jaxmini.run.formats import Onnx
 from jaxmini.run.gates import asks_for_micro, max_accuracy_drop
@@ -74,9 +75,10 @@ def _require_form(
     export: Export, dataset: Dataset, normalization: Normalization, variables: Variables
 ) -> None:
     """See that a file can hold the network of its stage."""
-    if isinstance(export, Onnx):  # every operation has a form there, whatever numbers it holds
+    if isinstance(export, Onnx):
         images = jax.ShapeDtypeStruct((2, *dataset.train.shape), jnp.float32)
-        make_plan(export.stage.float_model(), variables, images)
+        plan = make_plan(export.stage.network(normalization), variables, images)
+        require_forms(plan, variables)
     _require_layout(export, dataset, normalization, variables)
 
 

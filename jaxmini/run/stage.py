@@ -242,6 +242,9 @@ class Export:
     layout: Layout = dataclasses.field(default=USUAL, metadata=RECORDED_IF_SET)
 
     ending = ".tflite"
+    # Whether the file itself says what it is made of, and whether it is timed; gates ask before a run.
+    tells_operations = True
+    is_timed = True
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

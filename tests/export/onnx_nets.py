@@ -7,12 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmini.compress.quantize import calibrate
+from jaxmini.compress.quantize import calibrate, freeze, make_plan, quantize
+from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.plan import Plan
 from jaxmini.export import Artifact
-from jaxmini.model import from_linen
+from jaxmini.model import Model, Variables, from_linen
+from jaxmini.models.vit import vit_tiny
 from tests.compress.quantize.quantize_nets import (
+    Attention,
     Bottlenecks,
     Branches,
+    Functions,
+    Gates,
     PreActivation,
     Residual,
     Shared,
@@ -76,11 +82,85 @@ class Turned(nn.Module):
         return nn.Dense(4)(nn.relu(rows[0] + rows[1] - rows[2]))
 
 
+class Places(nn.Module):
+    """Numbers at known places: permutations, parts, repetitions, choices, stacks, of one axis and of two."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(4, (3, 3), 2)(x)
+        mask = np.zeros((1, *x.shape[1:3], 1), bool)
+        mask[:, 2:, 1:4] = True
+        x = jnp.where(mask, x, 0.25)
+        x = jnp.take(x.swapaxes(1, 2), np.array([[2, 0], [1, 3]]), axis=-1)
+        x = x.reshape(*x.shape[:3], 4)
+        x = jnp.where(mask, x, x[:, ::-1])
+        x = jnp.tile(jax.lax.dynamic_slice_in_dim(x, 5, 3, 1), (1, 2, 1, 1))
+        level = np.linspace(-1, 1, 4, dtype=np.float32)
+        level = np.broadcast_to(level, (1, *x.shape[1:]))
+        rows = [nn.relu(nn.Conv(4, (1, 1))(x)), x, jnp.broadcast_to(level, x.shape)]
+        x = jnp.stack(rows, 2).max(2)
+        corners = x[:, np.array([0, 1, 5]), np.array([2, 2, 0])]
+        parts = jnp.concatenate([corners.reshape(x.shape[0], -1), x.mean((1, 2))], -1)
+        return nn.Dense(4)(parts)
+
+
+class Products(nn.Module):
+    """Products of two activations: over one axis and two, with axes on either side, in other orders."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, y = (nn.Conv(6, (4, 4), 6)(x).reshape(x.shape[0], 4, 2, 3) for _ in range(2))
+        products = [
+            jnp.einsum("bqhd,bkhd->bqk", x, y),
+            jnp.einsum("bqhd,bqke->bhdke", x, y),
+            jnp.einsum("bdhq,behq->bhde", x, y.swapaxes(1, 2).reshape(y.shape)),
+            jnp.einsum("bqhd,bq->bhd", x, y.max((2, 3))),
+        ]
+        return sum(nn.Dense(4)(product.reshape(x.shape[0], -1)) for product in products)
+
+
+class Text(nn.Module):
+    """A transformer on the numbers of tokens: a table, places, causal attention, gelu, a mean."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = nn.Embed(11, 8, name="tokens")(tokens)
+        x = x + self.param("places", nn.initializers.normal(0.5), (1, tokens.shape[1], 8))
+        y = nn.LayerNorm(name="norm0")(x)
+        mask = nn.make_causal_mask(jnp.ones(y.shape[:2]))
+        x = x + nn.MultiHeadDotProductAttention(2, name="attention")(y, mask=mask)
+        y = nn.gelu(nn.Dense(16, name="mlp0")(nn.RMSNorm(name="norm1")(x)))
+        x = x + nn.Dense(8, name="mlp1")(y)
+        return nn.Dense(4, name="head")(x.mean(1))
+
+
+TOKENS = np.random.default_rng(1).integers(0, 11, (24, 6), np.int32)
+
 NETS = [Residual, Bottlenecks, Branches, PreActivation, Shared, Shapes, Turned, Extremes, Block]
+# What has functions besides rectifiers; the files differ from the simulation where kernels round otherwise.
+FUNCTIONS = [
+    Attention,
+    Functions,
+    Gates,
+    functools.partial(vit_tiny, 5, patch=4, layers=1),
+    Places,
+    Products,
+]
 
 
 def name_of(net: type) -> str:
-    return getattr(net, "__name__", "Averaging")
+    return getattr(net, "__name__", getattr(getattr(net, "func", None), "__name__", "net"))
+
+
+@functools.cache
+def text() -> tuple[Model, Variables, Plan, Frozen]:
+    """The float model on tokens, its variables, the plan of its quantized twin, and the frozen numbers."""
+    model = from_linen(Text())
+    variables = disturbed(jax.jit(model.init)(jax.random.key(0), TOKENS[:1]))
+    twin = quantize(model)
+    calibrated = calibrate(twin, variables, [TOKENS])
+    plan = make_plan(twin, calibrated, TOKENS)
+    return model, variables, plan, freeze(plan, calibrated)
 
 
 @functools.cache

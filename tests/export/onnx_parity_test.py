@@ -8,9 +8,9 @@ import onnx as package
 import pytest
 from onnx import numpy_helper
 
-from jaxmini.export import ParityError, integer_form, onnx, onnx_parity
-from tests.compress.quantize.quantize_nets import Branches, Residual
-from tests.export.onnx_nets import Shapes, artifact_of, name_of
+from jaxmini.export import ParityError, integer_form, onnx, onnx_file, onnx_parity
+from tests.compress.quantize.quantize_nets import Attention, Branches, Residual
+from tests.export.onnx_nets import Shapes, artifact_of, name_of, text
 
 
 @pytest.mark.parametrize("net", [Residual, Branches, Shapes], ids=name_of)
@@ -89,3 +89,37 @@ def test_a_changed_constant_is_found(tmp_path: Path):
     retyped(array, lambda values: np.add(values, 1, out=values))
     with pytest.raises(ParityError, match="mul: constant operand 1 of it is not in the file"):
         onnx_parity.check(model, *integer_form(artifact, 2))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("Attention:mask/constant", "Attention:mask: constant operand 1 of it is not in the file"),
+        ("Attention/norm0:norm/constant", "Attention/norm0:norm: what it holds, number"),
+    ],
+)
+def test_changed_masks_and_islands_are_found(prefix: str, message: str, tmp_path: Path):
+    artifact = artifact_of(Attention(), integer=True)
+    exported = onnx(artifact, tmp_path / "net.onnx", variant="int8")
+    plan, frozen = integer_form(artifact, 2)
+    assert exported.parity.groups == len(plan.groups)
+    assert exported.parity.island_floats == sum(f.size for f in frozen.floats.values()) == 60
+    model = package.load(exported.path)
+    array = max(
+        (a for a in model.graph.initializer if a.name.startswith(prefix)),
+        key=lambda a: len(a.raw_data),
+    )
+    retyped(array, lambda values: np.add(values, 1, out=values))
+    with pytest.raises(ParityError, match=message):
+        onnx_parity.check(model, plan, frozen)
+
+
+def test_a_changed_table_is_found():
+    _, _, plan, frozen = text()
+    content, compared = onnx_file(plan, frozen)
+    assert compared.constant_integers >= 11 * 8
+    model = package.load_model_from_string(content)
+    (array,) = (a for a in model.graph.initializer if a.name == "Text/tokens:lookup/constant")
+    retyped(array, lambda values: np.add(values, 1, out=values))
+    with pytest.raises(ParityError, match="Text/tokens:lookup: constant operand 0 of it"):
+        onnx_parity.check(model, plan, frozen)

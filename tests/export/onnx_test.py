@@ -171,12 +171,6 @@ def test_the_file_describes_itself(
     assert ("scale" in description["output"]) == (variant == "int8")
 
 
-class LayerNorm(nn.Module):
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(3)(nn.LayerNorm(name="norm")(x.mean((1, 2))))
-
-
 class ChannelPool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -196,7 +190,6 @@ class Spread(nn.Module):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (LayerNorm, r"'\w+' in the module LayerNorm/norm"),
         (ChannelPool, r"windows reach over .*'reduce_window_max' in the module ChannelPool"),
         (Spread, r"pads between elements \('pad' in the module Spread\)"),
     ],

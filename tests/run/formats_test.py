@@ -17,7 +17,7 @@ from jaxmini.run.delivery import deliver
 from jaxmini.run.log import Log
 from jaxmini.run.outcome import Outcome, Surroundings
 from jaxmini.run.recording import record_of
-from jaxmini.run.report.content import FileResult, Report, StageResult
+from jaxmini.run.report.content import FileResult, StageResult
 from jaxmini.run.stage import Distill, Supervised
 from jaxmini.run.workdir import Workdir
 from jaxmini.run.written import bytes_of, digest_of
@@ -141,7 +141,23 @@ def test_exports_that_cannot_be_are_refused():
 def test_operations_are_those_of_the_format():
     with pytest.raises(ValueError, match=r"ONNX has no operation 'CONV'. Did you mean 'Conv'"):
         gates.only_ops(Onnx(INT8), ("CONV",))
-    gate = gates.only_ops(StableHLO(NET), ("ADD",))
-    file = FileResult("net-float32.stablehlo", "float32", "stablehlo", 1)
-    verdict = gate.judge(Report("run", files=(file,)))
-    assert (verdict.measured, verdict.passed) == ("not measured", False)
+
+
+@pytest.mark.parametrize("export", [StableHLO(NET), SavedModel(NET)], ids=lambda e: e.ending)
+def test_gates_of_operations_need_a_format_that_tells_them(export: Export):
+    message = (
+        rf"gate only_ops: what operations {export.file_name} holds is not told.*Onnx\(\.\.\.\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        gates.only_ops(export, ("ADD",))
+    with pytest.raises(ValueError, match="gate all_integer: what operations"):
+        gates.all_integer(export)
+
+
+def test_gates_of_latency_need_a_format_that_is_timed():
+    file, folder = Export(INT8), SavedModel(NET)
+    assert gates.max_latency_ratio(StableHLO(NET), file, 2).export.is_timed
+    with pytest.raises(ValueError, match="other is net-float32.saved_model, which is not timed"):
+        gates.max_latency_ratio(file, folder, 1)
+    with pytest.raises(ValueError, match="export is net-float32.saved_model"):
+        gates.max_latency_ratio(folder, file, 1)

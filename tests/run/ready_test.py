@@ -30,6 +30,23 @@ class Sine(nn.Module):
         return nn.Dense(10)(jax.numpy.sin(images.reshape(len(images), -1)))
 
 
+class Wave(nn.Module):
+    """That layer as a module of another, with running sums if they are asked for."""
+
+    sums: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        inner = Sums if self.sums else Sine
+        return nn.Dense(10)(inner(name="inner")(images))
+
+
+class Sums(nn.Module):
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return jax.numpy.cumsum(nn.Dense(10)(images.reshape(len(images), -1)), -1)
+
+
 def supervised(**fields: object) -> Supervised:
     return Supervised(**{"name": "net", "data": DIGITS, "model": NET, "batch_size": 32, **fields})
 
@@ -212,3 +229,17 @@ def test_a_net_without_a_form_in_onnx_is_refused_before_it_is_trained():
     require(stage, exports=(StableHLO(stage), Export(stage, "float32")))
     with pytest.raises(ValueError, match=r"'sin' in the module Sine"):
         require(stage, exports=(Onnx(stage, "float32"),))
+
+
+def test_a_float_island_must_have_a_form_in_onnx():
+    scheme = quantize.int8(rules=(quantize.float_island("inner"),))
+    for sums in (False, True):
+        stage = supervised(model=Wave(sums))
+        int8 = supervised(name="int8", model=None, start=stage, quantize=scheme)
+        require(stage, int8, exports=(Export(int8),))
+        if not sums:
+            require(stage, int8, exports=(Onnx(int8),))
+    with pytest.raises(
+        ValueError, match=r"no form in an ONNX file \('cumsum' in the module Wave/inner"
+    ):
+        require(stage, int8, exports=(Onnx(int8),))

@@ -177,6 +177,24 @@ def extended(
     return dataclasses.replace(program, ops=tuple(flat.ops), types=flat.types), results
 
 
+def opened(program: Program, ops: Iterable[Op]) -> Program:
+    """Some operations of a program, whose last leaves the output, with calls that are kept whole inlined."""
+    flat, names = _Flattening(opens=True), {}
+    flat.types = dict(program.types)
+    for op in ops:
+        inputs = tuple(names.get(v, v) if isinstance(v, int) else v for v in op.inputs)
+        if op.primitive.name.startswith("custom_"):
+            body = op.params.get("jaxpr", op.params.get("call_jaxpr"))
+            results = flat.inline(
+                _open(body), getattr(body, "consts", ()), list(inputs), Scope(op.path)
+            )
+            names.update(zip(op.outputs, results, strict=True))
+        else:
+            flat.ops.append(dataclasses.replace(op, inputs=inputs))
+    output = names.get(op.outputs[0], op.outputs[0])
+    return dataclasses.replace(program, ops=tuple(flat.ops), output=output, types=flat.types)
+
+
 def _infer(model: Model, variables: Variables, inputs: PyTree) -> PyTree:
     return model.apply(variables, inputs, train=False)[0]
 
