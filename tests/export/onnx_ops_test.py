@@ -48,8 +48,8 @@ KINDS: dict[str, Callable] = {
         convolution(x, p["kernel"]) + p["bias"][None, None, None]
     ),
     "a scaling of pictures": lambda p, x: (x - 1) * p["table"][0, 0, 0][None, None, None],
-    "a scaling of rows": lambda p, x: x[:, 0] * p["table"][0, 0, 0][None, None] + 2,
-    "a scaling of vectors": lambda p, x: jax.nn.relu(x[:, 0, 0] / 3),
+    "a scaling of rows": lambda p, x: x.reshape(2, 20, 3) * p["table"][0, 0, 0][None, None] + 2,
+    "a scaling of vectors": lambda p, x: jax.nn.relu(x.reshape(2, 60) / 3),
     "a dense layer of two axes": lambda p, x: (
         jnp.einsum("bhwc,wco->bho", x, p["dense"]) + p["bias"][None, None]
     ),

@@ -78,12 +78,12 @@ def test_tied_tensors_are_noted_as_one():
     assert list(plan.ties) == [":dense"]
     hooks = Train(plan, {"params": {"w": W, "v": -W}}, unseen(plan))
     evaluate(plan, hooks, X)
-    products = X @ W
+    products = X @ W  # and rounded, of rounded numbers
     np.testing.assert_allclose(
-        hooks.seen[":dense"]["low"], min(products.min(), (-10 * products).min()), rtol=1e-5
+        hooks.seen[":dense"]["low"], min(products.min(), (-10 * products).min()), rtol=0.02
     )
     np.testing.assert_allclose(
-        hooks.seen[":dense"]["high"], max(products.max(), (-10 * products).max()), rtol=1e-5
+        hooks.seen[":dense"]["high"], max(products.max(), (-10 * products).max()), rtol=0.02
     )
 
 

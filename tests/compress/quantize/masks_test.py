@@ -43,9 +43,9 @@ def test_the_row_that_hides_most_says_how_far():
 
 
 @given(
-    st.floats(1e-3, 10, width=32),
+    st.floats(2**-10, 8, width=32),
     st.integers(LOW, HIGH),
-    st.floats(1e-3, 10, width=32),
+    st.floats(2**-10, 8, width=32),
     st.integers(LOW, HIGH),
 )
 def test_the_addition_takes_every_number_below_the_grid(scale, zero_point, wider, shifted):
