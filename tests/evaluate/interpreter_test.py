@@ -21,10 +21,10 @@ from jaxmini.evaluate.native import RESOLVERS
 from jaxmini.export.flatbuffer import read
 from tests.export.single import SHAPE, single
 
-FILE = single("ABS", grid=(0.04, 5))
+FILE = single("ABS", grid=(0.02, 5))
 INPUTS = np.arange(-8, 8, dtype=np.int8).reshape(SHAPE) * np.int8(8)
 # |0.02 (q + 3)| on the grid of the output.
-EXPECTED = np.round(np.abs(0.02 * (INPUTS.astype(float) + 3)) / 0.04) + 5
+EXPECTED = np.abs(INPUTS.astype(int) + 3) + 5
 
 
 def test_every_pixel_is_encoded_without_a_wrap():

@@ -152,8 +152,8 @@ def test_the_mean_of_one_number_may_be_a_move():
 def test_a_choice_names_what_it_takes_in_the_order_of_the_file():
     """SELECT has what it takes where the mask is true first, select_n of JAX last."""
     kept = np.arange(12).reshape(1, 3, 4) % 3 == 0
-    plan = planned(lambda p, x: jnp.where(kept, jnp.tanh(x), jax.nn.hard_swish(x)), (1, 3, 4))
-    ops = Op("TANH", (0,), (1,)), Op("HARD_SWISH", (0,), (2,))
+    plan = planned(lambda p, x: jnp.where(kept, jax.nn.gelu(x), jax.nn.hard_swish(x)), (1, 3, 4))
+    ops = Op("GELU", (0,), (1,)), Op("HARD_SWISH", (0,), (2,))
     right = file(*ops, Op("SELECT_V2", (3, 1, 2), (4,)), output=4, t3=kept.astype(np.int8))
     wrong = file(*ops, Op("SELECT_V2", (3, 2, 1), (4,)), output=4, t3=kept.astype(np.int8))
     assert correspond(right, plan, frozen()).output_agrees

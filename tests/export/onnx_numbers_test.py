@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from jaxmini.compress.quantize import Frozen, Grid
 from jaxmini.compress.quantize.frozen import FrozenConstant, FrozenKernel
@@ -14,7 +13,7 @@ from jaxmini.compress.quantize.grid import dequantized, quantized
 from jaxmini.data import Normalization
 from jaxmini.export.onnx_graph import Graph
 from jaxmini.export.onnx_numbers import OFFSET, Floats, Integers
-from tests.export.onnx_graphs import planned
+from tests.export.onnx_graphs import planned, run
 
 NORMALIZATION = Normalization(0.4, 0.3)
 PIXELS = Grid(np.float32(NORMALIZATION.scale), np.int32(NORMALIZATION.zero_point))
@@ -41,8 +40,7 @@ def evaluated(graph: Graph, name: str, kind: int, x: np.ndarray, after: tuple) -
     image = helper.make_tensor_value_info("image", kind, x.shape)
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, after)
     model = graph.model(image, logits, name, {})
-    (found,) = ReferenceEvaluator(model).run(None, {"image": x})
-    return found
+    return run(model, x)
 
 
 @pytest.mark.parametrize(
