@@ -1,4 +1,4 @@
-"""The house: what may import what, how long a file may be, where TensorFlow may be named."""
+"""The house: what may import what, how long a file may be, where TensorFlow may be named, where tests are."""
 
 import ast
 from pathlib import Path
@@ -105,3 +105,23 @@ def test_optional_packages_are_imported_inside_functions():
 def test_no_room_without_a_noun():
     for path in FILES:
         assert not {"utils", "util", "common", "helpers", "misc"} & {*path.parts, path.stem}
+
+
+# Modules without a test file of their name, and why they need none.
+TESTED_ELSEWHERE = {
+    "evaluate/run_saved_model.py": "TensorFlow's process: evaluate/saved_model_test.py runs it",
+    "export/convert_jax2tf.py": "TensorFlow's process: every file that jax2tf writes went through it",
+    "export/convert_litert.py": "the converter's process: every file that litert writes went through it",
+    "export/signature.py": "names alone",
+}
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    """``jaxmini/a/b.py`` is tested by ``tests/a/b_test.py``; ``__main__`` by ``main_test.py``."""
+    modules = [path.relative_to(PACKAGE) for path in FILES if path.name != "__init__.py"]
+    missing = {
+        module.as_posix()
+        for module in modules
+        if not (ROOT / "tests" / module.with_name(f"{module.stem.strip('_')}_test.py")).exists()
+    }
+    assert missing == set(TESTED_ELSEWHERE)

@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmini.__main__ import main
+from jaxmini.__main__ import _parse, main
 from jaxmini.data import Normalization
+from jaxmini.evaluate.interpreter import LITERT
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.tflite import tflite
 from jaxmini.model import from_linen
 from jaxmini.run import checkpoint
 from jaxmini.run.log import Log
+from jaxmini.steps.placement import PLACEMENTS
 
 ROOT = Path(__file__).parent.parent
 CONFIG = '''"""A linear classifier of the digits.
@@ -277,6 +279,44 @@ def test_describe_prints_what_a_file_says_of_itself(config, capsys):
     assert "noise.tflite" in failed(capsys, "describe", "noise.tflite")
 
 
+@pytest.mark.parametrize(
+    "text", ["run c.py {} --fresh", "run --fresh c.py {}", "run c.py --fresh {}"]
+)
+@pytest.mark.parametrize("words", [[], ["a.b=1"], ["a.b=-1", "c.d=x=y"]])
+def test_overrides_are_gathered_in_their_order(text: str, words: list[str]):
+    options = _parse(text.format(" ".join(words)).split())
+    assert (options.config, options.overrides, options.fresh) == ("c.py", words, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["describe", "a.tflite", "b.tflite"], "unrecognized arguments: b.tflite"),
+        (["run", "c.py", "a=1", "-x"], "unrecognized arguments: -x"),
+        (["demo", "a.tflite", "--serve", "port"], "invalid int value: 'port'"),
+        (["benchmark", "a.tflite", "--runs", "many"], "invalid int value: 'many'"),
+        (["parity", "artifact"], "required: file"),
+        (["micro", "a.tflite"], "required: folder"),
+    ],
+)
+def test_what_a_command_does_not_take_is_2(capsys, arguments: list[str], said: str):
+    assert said in misused(capsys, *arguments)
+
+
+def test_a_page_is_served_where_it_is_asked_for_and_at_a_usual_port():
+    assert _parse(["demo", "a.tflite"]).serve is None
+    assert _parse(["demo", "a.tflite", "--serve"]).serve == 8000
+    assert _parse(["demo", "a.tflite", "--serve", "0"]).serve == 0
+
+
+def test_choices_are_those_there_are():
+    for kernels in LITERT:
+        options = ["benchmark", "a.tflite", "--kernels", kernels.value]
+        assert _parse(options).kernels == kernels
+    for placement in PLACEMENTS:
+        assert _parse(["run", "c.py", "--placement", placement]).placement == placement
+
+
 def test_help_names_the_commands_and_waits_for_no_library():
     script = (
         "import sys, jaxmini.__main__ as m\n"
@@ -289,5 +329,5 @@ def test_help_names_the_commands_and_waits_for_no_library():
     child = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     assert time.monotonic() - begun < 10
-    for command in ("run", "preview", "describe"):
+    for command in ("run", "preview", "describe", "benchmark", "parity", "demo", "micro"):
         assert re.search(rf"^ +{command} ", child.stdout, re.MULTILINE)

@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,14 +108,3 @@ def test_from_linen_refuses_a_class_and_says_so():
         from_linen(Net)
     with pytest.raises(TypeError, match="a flax.linen module"):
         as_model(3)
-
-
-def test_gradients_through_gather_reach_their_rows():
-    x = jnp.arange(8.0).reshape(4, 2)
-
-    def loss(rows):
-        return axis.mean(jnp.sum(axis.gather(rows) ** 2))
-
-    grads = jax.pmap(lambda rows: axis.mean(jax.grad(loss)(rows) * 1.0), axis.AXIS)(x)
-    # the mean over devices of what each device's rows get
-    np.testing.assert_allclose(grads[0], jnp.mean(2 * 4 * x, 0))

@@ -19,7 +19,7 @@ import numpy as np
 from jaxmini.export import metadata, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact, Predict, pixel_function
-from jaxmini.export.lowering import lower
+from jaxmini.export.lowering import anonymous, lower
 from jaxmini.record import Json
 
 PROGRAM, MANIFEST = "program.bin", "program.json"
@@ -144,8 +144,8 @@ def _exported(
         return logits(artifact.variables, image)
 
     if platforms is None:
-        return lower(function, image)
-    return jax.export.export(jax.jit(function), platforms=platforms)(image)
+        return anonymous(lower(function, image))
+    return anonymous(jax.export.export(jax.jit(function), platforms=platforms)(image))
 
 
 def _manifest(

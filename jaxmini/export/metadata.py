@@ -27,13 +27,14 @@ def write(content: bytes, description: Json) -> bytes:
     schema = flatbuffer.schema_module()
     model = flatbuffer.load(content)
     text = json.dumps(description, sort_keys=True, allow_nan=False).encode()
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(text, np.uint8)
-    model.metadata = [entry for entry in model.metadata or () if entry.name.decode() != NAME]
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = NAME.encode(), len(model.buffers)
-    model.buffers.append(buffer)
-    model.metadata.append(entry)
+    entries = model.metadata = list(model.metadata or ())
+    entry = next((entry for entry in entries if entry.name.decode() == NAME), None)
+    if entry is None:
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = NAME.encode(), len(model.buffers)
+        model.buffers.append(schema.BufferT())
+        entries.append(entry)
+    model.buffers[entry.buffer].data = np.frombuffer(text, np.uint8)
     return flatbuffer.dump(model)
 
 

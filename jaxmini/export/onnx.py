@@ -99,6 +99,8 @@ def describe_onnx(source: Path | str | bytes) -> dict[str, Json]:
         description = json.loads(about[metadata.NAME])
     except ValueError as error:
         raise ValueError(f"{where}: its {metadata.NAME!r} metadata is damaged ({error})") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{where}: its {metadata.NAME!r} metadata is damaged (no names are in it)")
     return description
 
 
@@ -131,9 +133,9 @@ def float_ops_of(source: Path | str | bytes) -> dict[str, int]:
     Raises:
         ValueError, ImportError: as ``describe_onnx``.
     """
-    import onnx as package
-
     model, _ = load_model(source)
+    import onnx as package  # load_model says what is missing where it is
+
     graph = package.shape_inference.infer_shapes(model, strict_mode=True).graph
     typed = (*graph.value_info, *graph.input, *graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in typed}

@@ -47,9 +47,12 @@ def describe_saved_model(folder: Path | str) -> dict[str, Json]:
             f"{folder} holds no SavedModel that jaxmini wrote: {DESCRIPTION} is missing"
         )
     try:
-        return json.loads(path.read_text())
+        description = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error})") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"{path}: damaged (no names are in it)")
+    return description
 
 
 def _description(artifact: Artifact) -> dict[str, Json]:

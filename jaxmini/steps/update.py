@@ -43,7 +43,8 @@ def start(
     """
     params = variables["params"]
     collections = {name: tree for name, tree in variables.items() if name != "params"}
-    return State(jnp.int32(0), key, params, collections, optimizer.init(params), carry or {})
+    carry = {} if carry is None else carry
+    return State(jnp.int32(0), key, params, collections, optimizer.init(params), carry)
 
 
 def train_forward(

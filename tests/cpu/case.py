@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax import lax
 
-from jaxmini.cpu.choice import Choice, choose
+from jaxmini.cpu.choice import Choice, Formulation, choose
+from jaxmini.cpu.convolution import Convolution, describe
 
 Equation = Any
 
@@ -106,8 +107,20 @@ def _last(function: Callable[..., Any], *operands: jax.ShapeDtypeStruct) -> Equa
 
 
 def chosen(equation: Equation) -> Choice:
-    avals = (variable.aval for variable in (*equation.invars, *equation.outvars))
-    return choose(*avals, equation.params)
+    return choose(*_avals(equation), equation.params)
+
+
+def described(equation: Equation) -> Convolution:
+    return describe(*_avals(equation), equation.params)
+
+
+def forced(formulation: Formulation, equation: Equation, *, is_filter: bool = False) -> Choice:
+    """A formulation for an equation that might be given another."""
+    return Choice("a test", formulation, is_filter, described(equation))
+
+
+def _avals(equation: Equation) -> list[Any]:
+    return [variable.aval for variable in (*equation.invars, *equation.outvars)]
 
 
 # As nets have them: every formulation is that of one of these or of a gradient of it.

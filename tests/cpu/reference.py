@@ -13,13 +13,19 @@ def operands(equation: Equation) -> list[np.ndarray]:
     return [rng.normal(size=v.aval.shape).astype(v.aval.dtype) for v in equation.invars]
 
 
+def integers(equation: Equation) -> list[np.ndarray]:
+    """Small integers as operands, whose sums are exact in every order."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(-4, 5, v.aval.shape).astype(v.aval.dtype) for v in equation.invars]
+
+
 def evaluate(equation: Equation, lhs: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     """The equation in float64."""
     params = equation.params
     numbers, space = params["dimension_numbers"], len(params["window_strides"])
-    x = _dilated(lhs.astype(np.float64).transpose(numbers.lhs_spec), params["lhs_dilation"])
-    w = _dilated(rhs.astype(np.float64).transpose(numbers.rhs_spec), params["rhs_dilation"])
-    x = _padded(x, params["padding"])
+    x = dilated(lhs.astype(np.float64).transpose(numbers.lhs_spec), params["lhs_dilation"])
+    w = dilated(rhs.astype(np.float64).transpose(numbers.rhs_spec), params["rhs_dilation"])
+    x = padded(x, params["padding"])
     seen = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], tuple(range(2, x.ndim)))
     seen = seen[
         (..., *(slice(None, None, by) for by in params["window_strides"]), *[slice(None)] * space)
@@ -34,14 +40,14 @@ def evaluate(equation: Equation, lhs: np.ndarray, rhs: np.ndarray) -> np.ndarray
     return np.concatenate(y, 1).transpose(np.argsort(numbers.out_spec))
 
 
-def _dilated(x: np.ndarray, by: tuple[int, ...]) -> np.ndarray:
+def dilated(x: np.ndarray, by: tuple[int, ...]) -> np.ndarray:
     space = [(length - 1) * step + 1 for length, step in zip(x.shape[2:], by, strict=True)]
     y = np.zeros((*x.shape[:2], *space))
     y[(..., *(slice(None, None, step) for step in by))] = x
     return y
 
 
-def _padded(x: np.ndarray, padding: Any) -> np.ndarray:
+def padded(x: np.ndarray, padding: Any) -> np.ndarray:
     x = np.pad(x, [(0, 0), (0, 0), *(tuple(max(side, 0) for side in axis) for axis in padding)])
     return x[
         (

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmini.data import pictures
 from jaxmini.data.folder import folder
 from jaxmini.data.sources import few_labels
 
@@ -85,25 +84,6 @@ def test_size_keeps_the_central_square_and_channels_make_grey(tmp_path):
     data = folder(tmp_path, size=4, channels=1, test=0.5).load()
     assert data.train.shape == (4, 4, 1)
     assert set(data.train.image.ravel()) == {100}
-
-
-def test_orientation_palette_and_transparency_are_resolved(tmp_path):
-    turned = np.zeros((2, 4, 3), np.uint8)
-    turned[:, :2] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
-    Image.fromarray(turned).save(tmp_path / "turned.png", exif=exif)
-    read = pictures.read(tmp_path / "turned.png", None, 1)
-    assert read.shape == (4, 2, 1)
-    assert read[:2].min() == 255
-    assert read[2:].max() == 0
-
-    web = (204, 51, 0)  # a colour of the palette that Pillow takes
-    draw(tmp_path / "palette.png", web, mode="P")
-    np.testing.assert_array_equal(pictures.read(tmp_path / "palette.png", None, 3)[0, 0], web)
-
-    Image.new("RGBA", (2, 2), (255, 255, 255, 0)).save(tmp_path / "clear.png")
-    assert pictures.read(tmp_path / "clear.png", None, 3).max() == 0
 
 
 def test_a_picture_is_decoded_once_and_again_when_its_file_changes(tmp_path):

@@ -1,12 +1,9 @@
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from jaxmini.export import Artifact, ConversionError, converter, jax2tf, litert, lowering, tflite
+from jaxmini.export import Artifact, ConversionError, converter, tflite
 
 
 def run(script: str, folder: Path) -> None:
@@ -48,15 +45,6 @@ def test_the_script_sees_nothing_beside_itself(tmp_path: Path):
     run("import json", tmp_path)
 
 
-def test_what_litert_cannot_convert_is_told():
-    def sorts(image: jax.Array) -> jax.Array:
-        return jnp.fft.fft(image).real
-
-    image = jax.ShapeDtypeStruct((1, 7), np.dtype(np.complex64))
-    with pytest.raises(ConversionError, match="convert_litert.py"):
-        litert.convert(sorts, image)
-
-
 @pytest.mark.parametrize(
     ("module", "backend", "extra"),
     [("tensorflow", "jax2tf", "jax2tf"), ("litert_converter", "litert", "litert")],
@@ -72,21 +60,3 @@ def test_a_missing_package_names_the_extra(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"pip install 'jaxmini\[{extra}\]'"):
         tflite(float_artifact, tmp_path / "x.tflite", backend=backend)
-
-
-def test_annotated_conversion_needs_tensorflow_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    image = jax.ShapeDtypeStruct((1, 4), np.dtype(np.float32))
-    with pytest.raises(ImportError, match="jax2tf"):
-        jax2tf.convert_annotated(lambda x: x, image)
-    with pytest.raises(ImportError, match="jax2tf"):
-        jax2tf.saved_model(lambda v, x: x, {}, image, tmp_path)
-
-
-def test_portable_bytes_hold_no_platform_and_can_be_read_back():
-    exported = lowering.lower(lambda x: jnp.tanh(x), jax.ShapeDtypeStruct((1, 4), np.float32))
-    assert exported.platforms == (lowering.PLATFORM,)
-    assert "custom_call" not in str(exported.mlir_module())
-    assert lowering.portable(exported)[:4] == b"ML\xefR"
-    values = np.linspace(-1, 1, 4, dtype=np.float32)[None]
-    np.testing.assert_allclose(exported.call(values), np.tanh(values), rtol=1e-6)

@@ -30,6 +30,7 @@ def test_a_program_answers_as_the_model(
     expected = np.asarray(predict(float_artifact)(images))
     run = load_stablehlo(folder)
     np.testing.assert_allclose(run(images), expected, rtol=1e-5, atol=1e-6)
+    assert b".py" not in (folder / PROGRAM).read_bytes()  # no place of this machine is in it
     if batch is None:
         np.testing.assert_allclose(run(images[:3]), expected[:3], rtol=1e-5, atol=1e-6)
     else:

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxmini.export import metadata
 from jaxmini.export.flatbuffer import dump, load, read
 from tests.export.tampering import edited, find
 
@@ -62,32 +61,6 @@ def test_types_and_sizes_that_do_not_fit_are_refused(integer_bytes: bytes):
         read(edited(integer_bytes, odd_shape))
     with pytest.raises(ValueError, match="2 subgraphs"):
         read(edited(integer_bytes, lambda model, graph: model.subgraphs.append(graph)))
-
-
-def test_metadata_is_replaced_not_repeated(integer_bytes: bytes):
-    content = metadata.write(integer_bytes, {"labels": ["β", "γ"]})
-    assert metadata.describe_file(content) == {"labels": ["β", "γ"]}
-    assert read(content).metadata.keys() == read(integer_bytes).metadata.keys()
-    assert "min_runtime_version" in read(content).metadata
-
-
-def test_a_file_without_our_metadata_is_told_so(integer_bytes: bytes, tmp_path: Path):
-    path = tmp_path / "foreign.tflite"
-    path.write_bytes(edited(integer_bytes, lambda model, graph: setattr(model, "metadata", [])))
-    with pytest.raises(ValueError, match=r"foreign.tflite: holds no 'jaxmini' metadata"):
-        metadata.describe_file(path)
-
-
-@pytest.mark.parametrize("text", [b'{"labels": [', b"\xff{}", b"[1, 2]"])
-def test_damaged_metadata_is_told_with_the_file(text: bytes, integer_bytes: bytes, tmp_path: Path):
-    def damage(model: Any, graph: Any) -> None:
-        (entry,) = [entry for entry in model.metadata if entry.name == metadata.NAME.encode()]
-        model.buffers[entry.buffer].data = np.frombuffer(text, np.uint8)
-
-    path = tmp_path / "damaged.tflite"
-    path.write_bytes(edited(integer_bytes, damage))
-    with pytest.raises(ValueError, match=r"damaged\.tflite: its 'jaxmini' metadata is damaged"):
-        metadata.describe_file(path)
 
 
 def test_tensors_that_are_not_there_are_refused(integer_bytes: bytes):

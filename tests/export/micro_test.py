@@ -7,11 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jaxmini.export import Artifact, Exported, Layout, Micro, MicroError, flatbuffer, micro, tflite
-from jaxmini.export.c_source import literal
 from jaxmini.export.micro_operators import adder
 from tests.evaluate.conftest import without_metadata
 from tests.export.c_compiler import COMPILER, built, stand_in
@@ -178,18 +175,6 @@ def test_a_name_that_is_no_name_is_refused(name: str, net: Path, tmp_path: Path)
     with pytest.raises(ValueError, match=re.escape(f"the name {name!r} cannot be that of")):
         micro(net, tmp_path / "nothing", name=name)
     assert not (tmp_path / "nothing").exists()
-
-
-@given(st.text())
-def test_a_literal_is_plain_and_says_what_the_text_says(text: str):
-    text = text.encode("utf-8", "ignore").decode()
-    said = literal(text)
-    assert said.isascii()
-    assert said.isprintable()
-    assert '"' not in said[1:-1]
-    assert "?" not in said
-    pieces = re.findall(r"\\[0-7]{3}|[^\\]", said[1:-1])
-    assert bytes(int(p[1:], 8) if p[0] == "\\" else ord(p) for p in pieces) == text.encode()
 
 
 def test_labels_are_in_the_order_of_the_outputs(written: Micro):

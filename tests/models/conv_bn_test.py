@@ -1,4 +1,4 @@
-"""Convolution and BatchNorm: initial values, borders, and names chosen among few."""
+"""Convolution and BatchNorm: initial values and borders."""
 
 import functools
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxmini import models
-from jaxmini.models.choice import choose
 from jaxmini.models.conv_bn import ConvBN, borders
 from jaxmini.record import describe, rebuild
 
@@ -48,16 +47,6 @@ def test_a_float32_program_converts_nothing(draw, train):
 def test_borders():
     assert borders(7, "same") == "SAME"
     assert borders(7, "torch") == ((3, 3), (3, 3))
-
-
-def test_choose_offers_the_nearest_name():
-    assert choose("pet", "cat", {"cat": 1, "dog": 2}) == 1
-    with pytest.raises(
-        ValueError, match=r"^pet: there is no 'cta', only 'cat', 'dog'; did you mean"
-    ):
-        choose("pet", "cta", {"cat": 1, "dog": 2})
-    with pytest.raises(ValueError, match=r"only 'cat', 'dog'$"):
-        choose("pet", "zebra", {"cat": 1, "dog": 2})
 
 
 @pytest.mark.parametrize(

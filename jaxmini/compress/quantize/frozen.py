@@ -6,7 +6,8 @@ differ in its last bit.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,12 +122,7 @@ class Frozen:
         Raises:
             ValueError: ``arrays`` holds something else.
         """
-        trees: dict[str, dict[str, dict[str, np.ndarray]]] = {
-            "grids": {},
-            "kernels": {},
-            "constants": {},
-            "floats": {},
-        }
+        trees: dict[str, dict[str, dict[str, np.ndarray]]] = {kind: {} for kind in _PARTS}
         for key in arrays:
             kind, _, rest = key.partition("/")
             name, _, field = rest.rpartition("/")
@@ -134,14 +130,30 @@ class Frozen:
                 raise ValueError(f"Frozen: the array {key!r} is no part of a frozen network")
             trees[kind].setdefault(name, {})[field] = arrays[key]
         return cls(
-            {name: Grid(**fields) for name, fields in trees["grids"].items()},
-            {name: FrozenKernel(**fields) for name, fields in trees["kernels"].items()},
-            {
-                name: FrozenConstant(fields.pop("values"), Grid(**fields))
-                for name, fields in trees["constants"].items()
-            },
-            {name: fields["values"] for name, fields in trees["floats"].items()},
+            **{
+                kind: {name: _part(kind, name, fields) for name, fields in tree.items()}
+                for kind, tree in trees.items()
+            }
         )
+
+
+# By the field of ``Frozen``: what its parts are made of.
+_PARTS: Mapping[str, Callable[..., Any]] = {
+    "grids": Grid,
+    "kernels": FrozenKernel,
+    "constants": lambda values, scale, zero_point: FrozenConstant(values, Grid(scale, zero_point)),
+    "floats": lambda values: values,
+}
+
+
+def _part(kind: str, name: str, fields: Mapping[str, np.ndarray]) -> Any:
+    try:
+        return _PARTS[kind](**fields)
+    except TypeError as error:
+        raise ValueError(
+            f"Frozen: {kind}/{name} holds {', '.join(sorted(fields))}, which is not what a frozen network "
+            f"has there ({error})"
+        ) from error
 
 
 def operand_name(group: Group, position: int) -> str:

@@ -40,10 +40,11 @@ def rectified(op: Op, before: Clamp | None) -> Clamp | None:
 
 
 def divides(op: Op | None, count: int) -> bool:
-    """Whether ``op`` divides by ``count``, a literal."""
+    """Whether ``op`` divides by ``count``, a literal, or multiplies with what one over it is."""
     if op is None or op.name not in ("div", "mul"):
         return False
-    number = scalar(op.inputs[1])
+    first, second = map(scalar, op.inputs)
+    number = first if op.name == "mul" and second is None else second
     if number is None:
         return False
     return bool(np.isclose(number, count if op.name == "div" else 1 / count, rtol=1e-6))

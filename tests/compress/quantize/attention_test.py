@@ -201,31 +201,3 @@ def test_a_declared_module_stays_in_float():
     integers = jax.jit(functools.partial(simulate, plan, frozen))(x)
     near = (np.float32(integers) - grid.zero_point) * grid.scale
     np.testing.assert_allclose(near, fake, atol=4 * grid.scale)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        ("block0/atention", r"matches no module .* near it: .*block0/attention"),
-        ("block0/attention/*qhd,...khd*", None),
-        ("block1", "matches no module"),
-    ],
-)
-def test_islands_that_cannot_be_are_refused(pattern, message):
-    model, x = from_linen(NETS["vit"]), pictures(1)
-    quantized = quantize(model, int8(rules=(float_island(pattern),)))
-    variables = {**start(model, x), "quant": {}}
-    if message is None:
-        assert any("island" in group.name for group in make_plan(quantized, variables, x).groups)
-        return
-    with pytest.raises(ValueError, match=message):
-        make_plan(quantized, variables, x)
-
-
-def test_an_island_leaves_one_array():
-    model, x = from_linen(NETS["attention"]), pictures(1)
-    quantized = quantize(model, int8(rules=(float_island("qkv"), float_island("attention/[qk]*"))))
-    plan = make_plan(quantized, {**start(model, x), "quant": {}}, x)
-    assert sum(group.name.endswith("island") for group in plan.groups) == 3
-    with pytest.raises(TypeError, match="expected a glob"):
-        float_island(3)

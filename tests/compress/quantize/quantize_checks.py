@@ -14,10 +14,10 @@ from jaxmini.export import integer_file
 from jaxmini.model import from_linen
 
 
-def plan_of(module, inputs=None):
+def plan_of(module, inputs=None, **settings):
     model, inputs = from_linen(module), pictures() if inputs is None else inputs
     types = jax.eval_shape(model.init, jax.random.key(0), inputs)
-    return make_plan(model, types, inputs)
+    return make_plan(model, types, inputs, **settings)
 
 
 def refusal(module, inputs=None):

@@ -1,4 +1,4 @@
-"""Formulations: each is the convolution it stands for, in value and both gradients, for any shape."""
+"""Choice: what a shape gets is the convolution it stands for, in value and both gradients, for any shape."""
 
 import ast
 import dataclasses

@@ -1,4 +1,4 @@
-"""Files of networks that are no artifacts, through both back ends; gammas of every sign and size."""
+"""Integer: files of networks that are no artifacts, through both back ends; gammas of every sign and size."""
 
 import functools
 
@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmini.compress.quantize import calibrate, freeze, make_plan, quantize, simulate
+from jaxmini.compress.quantize import Grid, calibrate, freeze, make_plan, quantize, simulate
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.grid import quantized
 from jaxmini.compress.quantize.plan import INPUT, Plan
-from jaxmini.export import Layout, integer_file
+from jaxmini.data import Normalization
+from jaxmini.export import Artifact, Layout, integer_file, integer_form
 from jaxmini.export.flatbuffer import read
+from jaxmini.export.integer import _check_input_grid
 from jaxmini.model import from_linen
 
 # A conversion through TensorFlow takes the ten seconds that TensorFlow takes to start.
@@ -158,3 +160,26 @@ def test_a_file_of_tokens_may_give_floats():
     grid = frozen.grids[plan.output_site]
     steps = simulated.astype(np.float32) - grid.zero_point
     np.testing.assert_allclose(answers(content, inputs), steps * grid.scale, rtol=1e-6)
+
+
+def test_a_float_artifact_has_no_integers():
+    artifact = Artifact(
+        from_linen(Tokens()), {"params": {}}, ("a",), Normalization(0.5, 0.5), (4, 4, 1)
+    )
+    with pytest.raises(
+        ValueError, match=r"needs a quantized model: wrap it as quantize\(model, inp"
+    ):
+        integer_form(artifact)
+
+
+def test_the_grid_of_the_input_is_that_of_normalised_pixels_to_the_last_bit():
+    """The file takes pixels as they are: another grid would be another picture."""
+    normalization = Normalization(0.25, 0.5)
+    scale, zero_point = np.float32(normalization.scale), np.int32(normalization.zero_point)
+    _check_input_grid(Frozen({INPUT: Grid(scale, zero_point)}, {}, {}), normalization)
+    for other in (
+        Grid(np.nextafter(scale, np.float32(1)), zero_point),
+        Grid(scale, zero_point + 1),
+    ):
+        with pytest.raises(ValueError, match="Quantize the model with the grid of the normalizat"):
+            _check_input_grid(Frozen({INPUT: other}, {}, {}), normalization)

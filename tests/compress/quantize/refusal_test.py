@@ -1,0 +1,97 @@
+"""Refusal: an error says the operation, its module and the way out."""
+
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from quantize_functions import alone, op_of, program_of
+
+from jaxmini.compress.quantize.program import Op
+from jaxmini.compress.quantize.refusal import (
+    REMEDIES,
+    check_batch_statistics,
+    check_conv,
+    check_float32,
+    refuse,
+)
+from jaxmini.compress.quantize.rules import RULES
+
+
+def op(name: str, path: str = "Net/block") -> Op:
+    return Op(name, path, (), (), None, {})
+
+
+def said(*arguments) -> str:
+    with pytest.raises(ValueError, match="^quantize: ") as error:
+        refuse(*arguments)
+    return str(error.value)
+
+
+def test_an_operation_is_named_with_its_module_and_its_own_remedy():
+    text = said(op("erf"))
+    assert text.startswith(
+        "quantize: the operation 'erf' has no int8 form ('erf' in the module Net/block): "
+    )
+    assert "nn.gelu(x, approximate=True)" in text
+    assert text.endswith(", or declare it a float_island('block')")
+
+
+def test_without_a_module_there_is_nothing_to_declare():
+    assert said(op("sin", "")).endswith(
+        "('sin' in the model): compute it outside the quantized model, or replace it"
+    )
+    assert "float_island" not in said(op("sin", "Net"))
+
+
+def test_a_reason_and_a_remedy_go_before_the_usual_ones():
+    assert said(op("exp"), "it is odd", "be even") == (
+        "quantize: it is odd ('exp' in the module Net/block): be even, or declare it a "
+        "float_island('block')"
+    )
+
+
+def test_no_remedy_names_an_operation_that_always_has_a_form():
+    """Where a rule takes an operation under conditions, it says itself what else can be done."""
+    assert set(REMEDIES) & set(RULES) <= {"max", "min"}
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1)])
+def test_statistics_over_the_batch_are_batch_norms(axes):
+    program = program_of(alone(lambda x: x - x.max(axes, keepdims=True)))
+    with pytest.raises(ValueError, match="use_running_average=not train"):
+        check_batch_statistics(op_of(program, "reduce_max"))
+    inside = program_of(alone(lambda x: x - x.max(1, keepdims=True)))
+    check_batch_statistics(op_of(inside, "reduce_max"))
+
+
+def test_other_numbers_than_float32_are_told_apart_from_questions():
+    program = program_of(
+        alone(lambda x: jnp.where(x > 0, x, x.astype(jnp.int32).astype(jnp.float32)))
+    )
+    with pytest.raises(ValueError, match="it asks a question of numbers that the model computes"):
+        check_float32(op_of(program, "gt"), program)
+    with pytest.raises(ValueError, match="it computes in int32.*build the model in float32"):
+        check_float32(op_of(program, "convert_element_type"), program)
+    check_float32(op_of(program, "select_n"), program)
+
+
+def convolution(layout, groups=1):
+    def function(params, x):
+        return lax.conv_general_dilated(
+            x, params["w"], (1, 1), "SAME", dimension_numbers=layout, batch_group_count=groups
+        )
+
+    return op_of(program_of(function, (2, 4, 4, 4), w=(4, 4, 4, 4)), "conv_general_dilated")
+
+
+@pytest.mark.parametrize(
+    "layout", [("NCHW", "OIHW", "NCHW"), ("NHWC", "OIHW", "NHWC"), ("NHWC", "HWIO", "NCHW")]
+)
+def test_layouts_of_other_frameworks_are_refused(layout):
+    with pytest.raises(ValueError, match=r"its layout is .*NHWC with HWIO kernels"):
+        check_conv(convolution(layout))
+
+
+def test_linens_layout_is_taken_and_groups_of_the_batch_are_not():
+    check_conv(convolution(("NHWC", "HWIO", "NHWC")))
+    with pytest.raises(ValueError, match="it groups the batch.*feature_group_count"):
+        check_conv(convolution(("NHWC", "HWIO", "NHWC"), groups=2))

@@ -1,0 +1,121 @@
+"""Interpreter: pixels as a file takes them, whole batches, and files of one operator on every kernel."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxmini.evaluate.interpreter import (
+    LITERT,
+    Interpreter,
+    Kernels,
+    encoded,
+    in_batches,
+    known_kernels,
+    require_single,
+)
+from jaxmini.evaluate.native import RESOLVERS
+from jaxmini.export.flatbuffer import read
+from tests.export.single import SHAPE, single
+
+FILE = single("ABS", grid=(0.02, 5))
+INPUTS = np.arange(-8, 8, dtype=np.int8).reshape(SHAPE) * np.int8(8)
+# |0.02 (q + 3)| on the grid of the output.
+EXPECTED = np.abs(INPUTS.astype(int) + 3) + 5
+
+
+def test_every_pixel_is_encoded_without_a_wrap():
+    pixels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(encoded(pixels, np.dtype(np.int8)), np.arange(-128, 128))
+    assert encoded(pixels, np.dtype(np.int8)).dtype == np.int8
+    for dtype in (np.uint8, np.float32):
+        np.testing.assert_array_equal(encoded(pixels, np.dtype(dtype)), pixels)
+        assert encoded(pixels, np.dtype(dtype)).dtype == dtype
+
+
+@given(st.integers(0, 20), st.integers(1, 9))
+def test_batches_hold_every_image_in_order_and_are_all_full(count: int, size: int):
+    images = np.arange(count)[:, None]
+    batches = list(in_batches(images, size))
+    assert len(batches) == -(-count // size)
+    assert all(batch.shape == (size, 1) for batch in batches)
+    if batches:
+        np.testing.assert_array_equal(np.concatenate(batches)[:count], images)
+        assert set(batches[-1].ravel()) == set(range(size * (len(batches) - 1), count))
+
+
+def test_kernels_are_known_by_name():
+    assert [known_kernels(kernels.value) for kernels in Kernels] == list(Kernels)
+    assert {kernels.value for kernels in LITERT} == set(RESOLVERS)
+    with pytest.raises(
+        ValueError,
+        match="'xnpack' are unknown; there are 'xnnpack', 'optimized', 'reference', 'micro'",
+    ):
+        known_kernels("xnpack")
+
+
+@pytest.mark.parametrize("kernels", LITERT)
+def test_a_file_is_run_by_the_kernels_named(kernels: Kernels):
+    interpreter = Interpreter(FILE, kernels=kernels, threads=2)
+    assert (interpreter.input.shape, interpreter.output.dtype) == (SHAPE, np.int8)
+    np.testing.assert_array_equal(interpreter.run(INPUTS), EXPECTED)
+    np.testing.assert_array_equal(interpreter.tensor(interpreter.file.outputs[0]), EXPECTED)
+    # A second run answers anew, and what was given out before does not change.
+    first = interpreter.run(INPUTS)
+    kept = first.copy()
+    interpreter.run(np.zeros_like(INPUTS))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_path_is_read_and_named_where_it_is_damaged(tmp_path: Path):
+    path = tmp_path / "net.tflite"
+    path.write_bytes(FILE)
+    np.testing.assert_array_equal(Interpreter(path).run(INPUTS), EXPECTED)
+    path.write_bytes(FILE[:60])
+    with pytest.raises(ValueError, match=r"net\.tflite: "):
+        Interpreter(path)
+
+
+def test_an_operator_that_the_kernels_refuse_is_told_with_the_file():
+    with pytest.raises(ValueError, match="model bytes: the interpreter refuses the file: "):
+        Interpreter(single("LOGISTIC", grid=(0.5, 0)), kernels="reference")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 0}, "threads is 0; it must be at least 1"),
+        ({"threads": 2, "kernels": "micro"}, "threads is 2; TFLite-Micro runs on one"),
+        ({"signature": "a", "kernels": "micro"}, "signature is 'a'; TFLite-Micro runs a file's"),
+        ({"kernels": "fast"}, "kernels 'fast' are unknown"),
+        ({"signature": "a"}, "has no signature 'a'; there is none"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Interpreter(FILE, **options)
+
+
+def test_a_file_maps_one_array_of_a_known_size_to_one():
+    file = read(FILE)
+    require_single(file, "a.tflite")
+    first, second = file.tensors
+
+    def changed(**fields: object):
+        return dataclasses.replace(file, tensors=(dataclasses.replace(first, **fields), second))
+
+    require_single(changed(dynamic=(0,)), "a.tflite")  # the batch may be open
+    for odd, message in (
+        (dataclasses.replace(file, inputs=(0, 1)), "a.tflite: has 2 inputs; one is expected"),
+        (dataclasses.replace(file, outputs=()), "a.tflite: has 0 outputs"),
+        (
+            changed(name="x", dynamic=(0, 2)),
+            r"tensor 'x' has a size .*dimensions \[0, 2\] of \[1, 2",
+        ),
+        (changed(name="x", shape=(1, -1)), r"tensor 'x' has the shape \[1, -1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            require_single(odd, "a.tflite")
