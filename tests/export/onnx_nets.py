@@ -143,8 +143,6 @@ FUNCTIONS = [
     Functions,
     Gates,
     functools.partial(vit_tiny, 5, patch=4, layers=1),
-    Places,
-    Products,
 ]
 
 
