@@ -1,6 +1,7 @@
 """Benchmarks: they time fairly, compare equals, tell the truth on their pages, and run in their tiny form."""
 
 import dataclasses
+import functools
 import os
 import re
 import subprocess
@@ -179,8 +180,9 @@ def test_the_nets_of_pytorch_compute_what_jaxminis_do(net):
     from benchmarks import torch_nets
 
     x = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
-    variables = net.init(jax.random.key(0), x)
-    expected, _ = net.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+    train = functools.partial(net.apply, train=True, mutable=["batch_stats"])
+    expected, _ = jax.jit(train)(variables, x)
     other = torch_nets.like(net, 16)
     other.load_state_dict(torch_weights(variables["params"]), strict=False)
     found = other(torch.from_numpy(x).permute(0, 3, 1, 2)).detach().numpy()

@@ -52,11 +52,11 @@ def _artifact(is_quantized: bool) -> export.Artifact:
     normalization = data.measure(digits.train)
     model = from_linen(models.small_resnet(10, widths=(8,)))
     images = normalization(jnp.asarray(digits.train.image[:64]))
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     if is_quantized:
         grid = quantize.Grid(normalization.scale, normalization.zero_point)
         model = quantize.quantize(model, input_grid=grid)
-        variables = quantize.calibrate(model, model.init(jax.random.key(0), images), [images])
+        variables = quantize.calibrate(model, variables, [images])
     origin = {"stage": "net", "data": f"{digits.name} {digits.fingerprint()}"}
     return export.Artifact(
         model, variables, digits.labels, normalization, digits.train.shape, origin

@@ -116,7 +116,7 @@ def test_pictures_to_pictures(backend: str):
     assert parity.groups == len(plan.weighted) + 2  # two sums
 
 
-@pytest.mark.parametrize("backend", ["litert", "jax2tf"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_tokens(backend: str):
     tokens = jax.random.randint(jax.random.key(1), (6, 5), 0, 11)
     plan, frozen, inputs, simulated = integers(Tokens(), tokens)

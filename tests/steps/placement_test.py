@@ -51,9 +51,10 @@ def case(kind: str):
     if kind == "contrastive":
         model = with_head(net(), models.projection_head(8))
         step = steps.contrastive(model, losses.nt_xent(temperature=0.5), optimizer, inputs=inputs)
-        return step, optimizer, model.init(key, images), {}
+        return step, optimizer, jax.jit(model.init)(key, images), {}
     student, teacher = from_linen(net(10)), from_linen(net(10, blocks=2))
-    variables, frozen = student.init(key, images), teacher.init(jax.random.key(1), images)
+    variables = jax.jit(student.init)(key, images)
+    frozen = jax.jit(teacher.init)(jax.random.key(1), images)
     loss = 0.9 * losses.kl(temperature=2.0) + 0.1 * losses.cross_entropy()
     if kind in ("quantized", "learned"):
         scheme = quantize.int8() if kind == "quantized" else LEARNED
