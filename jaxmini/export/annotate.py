@@ -4,7 +4,7 @@ The annotations are the composites ``quant.*`` that TensorFlow's and LiteRT's co
 (tensorflow/compiler/mlir/lite/transforms/lower_quant_annotations_pass.cc).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
 from jaxmini.compress.quantize.program import Value
+from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.state import Array
 
 
@@ -48,6 +49,8 @@ def annotated(
 class Annotations(Dequantized):
     """The hooks that mark every number of the plan with the grid it lies on."""
 
+    clips = False  # the readers are operators of the file, and the grid has its ends
+
     def activation(self, site: str, values: Array) -> Array:
         grid = self.frozen.grids[site]
         return dequantize(values, grid) if site == INPUT else fake_quant(values, grid)
@@ -65,6 +68,9 @@ class Annotations(Dequantized):
         added = self.frozen.constants[operand_name(group, 1)]
         table = fake_quant(jnp.asarray(added.float_values), added.grid)
         return fake_quant(values + table, self.frozen.grids[group.site])
+
+    def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
+        return group.written(operands, self.held(group))
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return values  # the converter gives the pool the grid of its input

@@ -200,7 +200,10 @@ class max_latency_ratio(Gate):
 
 @dataclasses.dataclass(frozen=True)
 class micro(Gate):
-    """TFLite-Micro, the interpreter of microcontrollers, has every operation of the file and runs it."""
+    """TFLite-Micro, the interpreter of microcontrollers, runs the file, and in integers throughout.
+
+    It is what ``export.micro`` asks of a file whose sources it writes: float islands do not pass.
+    """
 
     export: Export
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
-from jaxmini.compress.quantize.patterns import affine, rectified
-from jaxmini.compress.quantize.plan import INPUT, Clamp, Group, Plan
+from jaxmini.compress.quantize.patterns import affine, bound, rectified
+from jaxmini.compress.quantize.plan import INPUT, Clamp, Clip, Group, Plan
 from jaxmini.compress.quantize.program import Op, Program, Value, dependents, extended, needed
 
 # Moves that a rectifier may pass: relu(max_pool(x)) = max_pool(relu(x)), and a rounding is saved.
@@ -141,6 +141,13 @@ class Grouping:
             else:
                 break
         return clamp, value
+
+    def clip_after(self, value: int) -> Clip | None:
+        """What the maxima and minima that follow ``value``, groups of their own, hold it to."""
+        clip = Clip()
+        while (op := self.only_consumer(value)) is not None and (end := bound(op)) is not None:
+            clip, value = clip.after(op.name, end), op.outputs[0]
+        return None if clip == Clip() else clip
 
     def emit(
         self, function: Callable, arguments: list[Value], path: str

@@ -89,11 +89,12 @@ class Island(Subgraph):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Region:
-    """The operations of an island to be."""
+    """The operations of an island to be; ``root`` is that of the variance, of a normalisation."""
 
     name: str
     ops: tuple[Op, ...]
     declared: bool
+    root: Op | None = None
 
     def place(self, grouping: Grouping) -> None:
         """Append the island; all that it reads has been placed."""
@@ -197,7 +198,7 @@ def _normalizations(grouping: Grouping, active: Sequence[Op]) -> Iterable[Region
         if op.name in ("rsqrt", "sqrt"):
             ops = _normalization(grouping, op)
             if ops is not None:
-                yield Region(f"{op.path}:norm", ops, declared=False)
+                yield Region(f"{op.path}:norm", ops, declared=False, root=op)
 
 
 def _normalization(grouping: Grouping, root: Op) -> tuple[Op, ...] | None:
