@@ -4,7 +4,7 @@ The rules that use it, one a primitive, are in ``rules.py``.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -62,9 +62,7 @@ class Grouping:
         self.output = program.output
         self.activations = dependents(program.ops, [program.input])
         self.consumers: dict[int, list[Op]] = {}
-        for op in program.ops:
-            for value in {value for value in op.inputs if isinstance(value, int)}:
-                self.consumers.setdefault(value, []).append(op)
+        self.read(program.ops)
         self.taken: set[int] = set()
         self.replaced: dict[int, int] = {}
         self.groups: list[Group] = []
@@ -101,6 +99,12 @@ class Grouping:
         consumers = self.consumers.get(value, [])
         alone = len(consumers) == 1 and value != self.output
         return consumers[0] if alone and consumers[0].outputs[0] not in self.taken else None
+
+    def read(self, ops: Iterable[Op]) -> None:
+        """Note what operations read."""
+        for op in ops:
+            for value in {value for value in op.inputs if isinstance(value, int)}:
+                self.consumers.setdefault(value, []).append(op)
 
     # -- absorbing operations into a group
 

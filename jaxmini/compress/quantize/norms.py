@@ -118,10 +118,7 @@ def place(grouping: Grouping, region: Region, rule: Rule) -> None:
     Raises:
         ValueError: it is none over the last axis.
     """
-    ops, root = region.ops, region.root
-    if rectified(ops[-1], None) is not None:  # it joins the scaling
-        grouping.taken.difference_update(ops[-1].outputs)
-        ops = ops[:-1]
+    ops, root = _without_rectifier(grouping, region.ops), region.root
     norm = next((n for n in _norms(grouping, ops, root) if _is_one(grouping, ops, n)), None)
     if norm is None:
         refuse(
@@ -131,10 +128,7 @@ def place(grouping: Grouping, region: Region, rule: Rule) -> None:
         )
     source = grouping.replaced.get(norm.source, norm.source)
     _, new = grouping.emit(norm.normalized, [source], root.path)
-    for op in new:
-        for value in op.inputs:
-            if isinstance(value, int):
-                grouping.consumers.setdefault(value, []).append(op)
+    grouping.read(new)
     if not norm.chain:
         new[-1] = dataclasses.replace(new[-1], outputs=(norm.last,))
     for op in new:
@@ -144,6 +138,14 @@ def place(grouping: Grouping, region: Region, rule: Rule) -> None:
             rule(grouping, op)
     if norm.chain:
         _scale(grouping, new[-1], norm)
+
+
+def _without_rectifier(grouping: Grouping, ops: Sequence[Op]) -> Sequence[Op]:
+    """The operations of a normalisation but for a rectifier, which joins the scaling."""
+    if rectified(ops[-1], None) is None:
+        return ops
+    grouping.taken.difference_update(ops[-1].outputs)
+    return ops[:-1]
 
 
 def _root(grouping: Grouping, op: Op) -> None:
@@ -191,17 +193,14 @@ def _is_one(grouping: Grouping, ops: Sequence[Op], norm: Norm) -> bool:
     """Whether the operations compute what is written for them, of numbers that are drawn."""
     rng, shape = np.random.default_rng(0), grouping.program.shape
     _, held = read_by(grouping, ops)
-    values: dict[Value, Array] = {
-        value: jnp.asarray(rng.normal(size=shape(value)), jnp.float32)
-        for value in (norm.source, *held)
-    }
-    with jax.ensure_compile_time_eval():
-        expected = norm.normalized(values[norm.source])
+    drawn = {v: np.float32(rng.normal(size=shape(v))) for v in (norm.source, *held)}
+    channels = shape(norm.last)[-1:]
+    with jax.ensure_compile_time_eval():  # a plan may be made while a model is traced
+        values: dict[Value, Array] = {v: jnp.asarray(array) for v, array in drawn.items()}
         run(ops, values)
-        channels = shape(norm.last)[-1:]
-        factor, shift = fold(jnp.ones((1, *channels)), norm.chain, channels, values)
-        expected = expected * factor[0] + shift
-        found = values[norm.last]
-    return found.shape == expected.shape and bool(
-        np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
-    )
+        ones = jnp.ones((1, *channels))
+        folded = fold(ones, norm.chain, channels, values)
+        normalized, found = norm.normalized(values[norm.source]), values[norm.last]
+    factor, shift = map(np.asarray, folded)
+    expected = np.asarray(normalized) * factor[0] + shift
+    return bool(np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE))
