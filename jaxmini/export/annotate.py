@@ -21,6 +21,10 @@ from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.state import Array
 
 
+# Moves whose result converters leave in float where an addition reads it.
+UNKNOWN = frozenset({"rev"})
+
+
 def annotated(
     plan: Plan, frozen: Frozen, *also: Value
 ) -> Callable[[Array], Array | tuple[Array, ...]]:
@@ -36,7 +40,7 @@ def annotated(
     """
 
     def function(image: Array) -> Array | tuple[Array, ...]:
-        values = evaluate_all(plan, Annotations(plan, frozen), image)
+        values = evaluate_all(plan, Annotations(plan, frozen, frozenset(also)), image)
         outputs = tuple(
             quantize(values[value], frozen.grids[plan.site_of[value]])
             for value in (plan.output, *also)
@@ -50,6 +54,18 @@ class Annotations(Dequantized):
     """The hooks that mark every number of the plan with the grid it lies on."""
 
     clips = False  # the readers are operators of the file, and the grid has its ends
+
+    def __init__(self, plan: Plan, frozen: Frozen, read: frozenset[Value] = frozenset()) -> None:
+        super().__init__(plan, frozen)
+        self.read = read
+
+    def moved(self, group: Group, results: list[Array]) -> list[Array]:
+        """Numbers that were moved keep their grid; it is said again where converters do not know."""
+        grid, is_unknown = self.frozen.grids[group.site], group.op.name in UNKNOWN
+        return [
+            fake_quant(values, grid) if is_unknown or value in self.read else values
+            for value, values in zip(group.outputs, results, strict=True)
+        ]
 
     def activation(self, site: str, values: Array) -> Array:
         grid = self.frozen.grids[site]

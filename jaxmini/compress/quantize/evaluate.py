@@ -63,6 +63,9 @@ class Hooks(Protocol):
     def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
         """What a subgraph computes, before it is put on ``group.site``."""
 
+    def moved(self, group: Move, results: list[Array]) -> list[Array]:
+        """What was moved, which stays on the grid of ``group.site``."""
+
     def mask(self, group: Mask, values: Array) -> Array:
         """The values with the hidden ones below all others, on the grid of ``group.site``."""
 
@@ -97,6 +100,9 @@ class Float:
 
     def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
         return group(operands, self.held(group))
+
+    def moved(self, group: Move, results: list[Array]) -> list[Array]:
+        return results
 
     def mask(self, group: Mask, values: Array) -> Array:
         return group.hidden(self.activation(group.site, group.lowered(values)), LEAST)
@@ -136,7 +142,7 @@ def _constant(hooks: Hooks, group: Group, position: int) -> Array:
 def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
     match group:
         case Move():
-            return group.move(*operands)
+            return hooks.moved(group, group.move(*operands))
         case AveragePool():
             values = group.window_sum(*operands) / jnp.float32(group.count)
             return [hooks.average(group, _held(group, values, hooks))]
@@ -144,10 +150,7 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
             (values,) = operands
         case Weighted():
             kernel, bias = hooks.weight(group)
-            values = group.product(*operands, kernel)
-            values = values + bias.reshape(
-                (1,) * (values.ndim - len(group.channels)) + group.channels
-            )
+            values = group.biased(group.product(*operands, kernel), bias)
         case Mean():
             values = jnp.mean(*operands, axis=group.axes).reshape(group.shape)
         case Elementwise():

@@ -247,6 +247,9 @@ class Dequantized:
     def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
         return group(operands, self.held(group))
 
+    def moved(self, group: Move, results: list[Array]) -> list[Array]:
+        return results
+
     def mask(self, group: Mask, values: Array) -> Array:
         rounded = self.activation(group.site, group.lowered(values))
         return group.hidden(rounded, least(self.frozen.grids[group.site]))

@@ -135,6 +135,17 @@ class Weighted(Group):
             return outputs.reshape(*inputs.shape[:rank], *self.channels)
         return scaled(inputs, kernel)
 
+    def biased(self, outputs: Array, bias: Array) -> Array:
+        """What ``product`` gives plus a bias [O].
+
+        That of a scaling is added to the picture it is computed as: converters fuse it there.
+        """
+        if self.kernel is None:
+            picture = _picture(outputs.shape)
+            return (outputs.reshape(picture) + bias.reshape(1, 1, 1, -1)).reshape(outputs.shape)
+        rank = outputs.ndim - len(self.channels)
+        return outputs + bias.reshape((1,) * rank + self.channels)
+
     def __str__(self) -> str:
         folded = ["fold " + " ".join(step.name for step in self.chain)] * bool(self.chain)
         return ", ".join([*folded, *_said(self.clamp, self.clip)])
@@ -342,14 +353,17 @@ def scaled(inputs: Array, kernel: Array) -> Array:
         inputs: [B, ..., C] of rank 2 to 4.
         kernel: [1, 1, 1, C].
     """
-    batch, *middle, channels = inputs.shape
-    picture = inputs.reshape(batch, *middle, *(1,) * (4 - inputs.ndim), channels)
     outputs = lax.conv_general_dilated(
-        picture,
+        inputs.reshape(_picture(inputs.shape)),
         kernel,
         window_strides=(1, 1),
         padding="VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=channels,
+        feature_group_count=inputs.shape[-1],
     )
     return outputs.reshape(inputs.shape)
+
+
+def _picture(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a picture that holds the numbers, the channels last."""
+    return (*shape[:-1], *(1,) * (4 - len(shape)), shape[-1])

@@ -15,6 +15,7 @@ CURVES = "use nn.gelu, nn.silu or nn.hard_swish for elu, softplus and their like
 REMEDIES = {
     "argmax": "return the logits, and take the largest outside the quantized model",
     "cond": "write the choice in Python",
+    "custom_jvp_call": CURVES,
     "convert_element_type": "compute in floats; look up numbers of tokens with nn.Embed",
     "eq": "return the logits; use nn.Embed for one_hot",
     "erf": "use the tanh form, nn.gelu(x, approximate=True)",

@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import lax
 from quantize_checks import check, plan_of
@@ -46,7 +45,6 @@ READ = {
     "first": lambda rows: rows[0],
     "last": lambda rows: rows[-1],
     "sum": lambda rows: rows[2] + rows[0],
-    "known_places": lambda rows: rows[np.array([2, 0])][1],
     "some": lambda rows: jnp.concatenate([rows[1], rows[2]], -1),
     "all": lambda rows: jnp.moveaxis(rows, 0, -1).reshape(*rows.shape[1:4], -1),
 }
