@@ -20,7 +20,6 @@ from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.state import Array
 
-
 # Moves whose result converters leave in float where an addition reads it.
 UNKNOWN = frozenset({"rev"})
 

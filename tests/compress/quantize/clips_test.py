@@ -33,18 +33,12 @@ def pooled(x):
 
 FUNCTIONS = {
     "clip": lambda x: jnp.clip(x, -0.5, 0.75),
-    "clip_above_0": lambda x: jnp.clip(x, 0.25, 1.0),
     "relu_and_minimum": lambda x: jnp.clip(x, 0.0, 0.5),
-    "clamp": lambda x: lax.clamp(-1.0, x, 0.5),
     "hard_tanh": nn.hard_tanh,
-    "minimum": lambda x: jnp.minimum(x, 0.7),
     "maximum_a_channel": lambda x: jnp.maximum(x, LEVELS),
-    "of_two": lambda x: jnp.maximum(jnp.minimum(x, -0.5 * x), -0.3),
     "abs": lambda x: jnp.abs(x) - 0.5,
     "of_a_sum": lambda x: jnp.clip(x + x[:, ::-1], -1.0, 1.0),
-    "of_a_pool": lambda x: jnp.clip(nn.max_pool(x, (2, 2), (2, 2)), -0.5, 0.5),
     "of_averages": lambda x: jnp.clip(pooled(x), -0.2, 0.2),
-    "relu6_of_averages": lambda x: nn.relu6(8.0 * pooled(x)),
     "clip_of_averages_of_relu": lambda x: jnp.clip(pooled(nn.relu(12.0 * x)), 0, 6),
     "relu6_of_what_is_joined": lambda x: nn.relu6(jnp.concatenate([9.0 * x, x[:, ::-1]], -1)),
     "relu_of_what_is_read_twice": lambda x: nn.relu(x) - 0.5 * x,
@@ -80,6 +74,12 @@ def test_a_grid_reaches_no_further_than_what_is_read(name):
     low, high = ((end - int(grid.zero_point)) * grid.scale for end in (-128, 127))
     assert group.clip.low - grid.scale <= low <= 0 <= high <= group.clip.high + grid.scale
     assert f"within {group.clip.low:g} to {group.clip.high:g}" in str(plan)
+
+
+def test_a_clamp_is_a_clip():
+    plan = plan_of(Around(lambda x: lax.clamp(-1.0, x, 0.5)))
+    assert plan.groups[0].clip == Clip(-1.0, 0.5)
+    assert [group.op.name for group in plan.groups[1:3]] == ["max", "min"]
 
 
 def test_what_holds_numbers_is_put_together():

@@ -51,15 +51,15 @@ class Normed(nn.Module):
 
 NETS = {
     "layer": Normed(nn.LayerNorm(name="norm")),
-    "exact_variance": Normed(nn.LayerNorm(use_fast_variance=False, name="norm"), True),
-    "rms": Normed(nn.RMSNorm(name="norm")),
+    "exact_variance": Normed(nn.LayerNorm(use_fast_variance=False, name="norm")),
+    "rms": Normed(nn.RMSNorm(name="norm"), rectified=True),
     "bare": Normed(nn.LayerNorm(use_bias=False, use_scale=False, name="norm")),
     "vit": vit(5, patch=4, width=16, layers=1, heads=2),
 }
 
 
 @functools.cache
-def form(name, backend=None):
+def form(name):
     """Model, quantized model, calibrated variables, pictures."""
     model, x = from_linen(NETS[name]), pictures(6)
     variables = start(model, x[:1])
@@ -79,7 +79,7 @@ def test_without_rounding_it_is_the_model(name):
 
 
 @pytest.mark.parametrize("backend", ["litert", pytest.param("jax2tf", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["layer", "rms", "vit"])
 def test_the_file_is_the_simulation_bit_for_bit(name, backend):
     _, twin, variables, x = form(name)
     plan, one = (make_plan(twin, variables, inputs) for inputs in (x, x[:1]))

@@ -1,7 +1,6 @@
 """What linen writes in one line, from the model to the file of either back end."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import pytest
 from quantize_checks import check
@@ -48,19 +47,7 @@ class Joined(nn.Module):
         return nn.Conv(2, (1, 1), name="last")(x) + second
 
 
-class Resized(nn.Module):
-    """Larger and smaller pictures, of every method."""
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.relu(nn.Conv(4, (3, 3), 2, name="stem")(x))
-        sizes = (("nearest", 12), ("bilinear", 12), ("bilinear", 9), ("nearest", 3))
-        found = [jax.image.resize(x, (x.shape[0], s, s, 4), method) for method, s in sizes]
-        convs = [nn.Conv(3, (1, 1), name=f"conv{i}")(y) for i, y in enumerate(found)]
-        return jnp.concatenate([y.mean((1, 2)) for y in convs], -1)
-
-
-NETS = {"heads": Heads(), "shared": Shared(), "joined": Joined(), "resized": Resized()}
+NETS = {"heads": Heads(), "shared": Shared(), "joined": Joined()}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
