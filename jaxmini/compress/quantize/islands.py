@@ -1,7 +1,8 @@
 """Islands: runs of operations that the integer file computes in float, between integers and integers.
 
 A normalisation by statistics of its own input (LayerNorm, RMSNorm, GroupNorm) has no integer kernel and is
-an island by itself; anything else is one where a scheme declares it.
+an island by itself, unless a scheme wants it in integers (``norms``); anything else is one where a scheme
+declares it.
 """
 
 import dataclasses

@@ -124,6 +124,7 @@ REFUSED = {
     "selu": nn.selu,
     "softplus": nn.softplus,
     "mish": jax.nn.mish,
+    "prelu": lambda x: nn.PReLU()(x),
 }
 
 
