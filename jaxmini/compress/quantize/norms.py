@@ -36,7 +36,9 @@ class integer_norm:
     """Compute the normalisations whose path matches a pattern in integers, and not in a float island.
 
     LayerNorm and RMSNorm over the last axis. The variance has 8 bits for all rows of all pictures, so rows
-    whose variance is far below the largest lose precision; train with it.
+    whose variance is far below the largest lose precision; train with it. Of rows with standard deviations
+    of 1/2 to 2 the noise is 0.040 of the signal, that of a float island between integers 0.019
+    (``tests/compress/quantize/norms_test.py``).
 
     Attributes:
         pattern: a glob, case-sensitive, on the path of a module with or without the network's own name
@@ -131,6 +133,7 @@ def place(grouping: Grouping, region: Region, rule: Rule) -> None:
     grouping.read(new)
     if not norm.chain:
         new[-1] = dataclasses.replace(new[-1], outputs=(norm.last,))
+        grouping.taken.discard(norm.last)
     for op in new:
         if op.name == "rsqrt":
             _root(grouping, op)
