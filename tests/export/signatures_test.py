@@ -6,6 +6,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -192,6 +193,10 @@ class Token(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.Conv(6, (4, 4), 4, name="embed")(x).reshape(x.shape[0], -1, 6)
+        normal = nn.initializers.normal(0.5)
+        token = jnp.broadcast_to(self.param("token", normal, (1, 1, 6)), (x.shape[0], 1, 6))
+        x = jnp.concatenate([token, x], 1)
+        x = x + self.param("positions", normal, (1, *x.shape[1:]))
         x = x + nn.relu(nn.Dense(6, name="mlp")(x))
         return nn.Dense(len(LABELS), name="head")(x[:, 0])
 
