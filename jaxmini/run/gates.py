@@ -200,10 +200,7 @@ class max_latency_ratio(Gate):
 
 @dataclasses.dataclass(frozen=True)
 class micro(Gate):
-    """TFLite-Micro, the interpreter of microcontrollers, runs the file, and in integers throughout.
-
-    It is what ``export.micro`` asks of a file whose sources it writes: float islands do not pass.
-    """
+    """TFLite-Micro, of microcontrollers, runs the file, in integers throughout, as ``export.micro`` asks."""
 
     export: Export
 
