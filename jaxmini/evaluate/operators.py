@@ -100,7 +100,7 @@ class _Simulation:
         found = correspond(file, plan, frozen)
         self.pairs, self.operands = found.pairs, found.operands
         ops = collapsed(file).ops
-        self.moved = {op.outputs[0] for op in ops if op.name not in COMPUTING}
+        self.moved = {i for op in ops if op.name not in COMPUTING for i in op.outputs}
 
     def __call__(self, tensors: Mapping[int, Array]) -> dict[int, Array]:
         expected: dict[int, Array] = {}

@@ -4,7 +4,7 @@ The annotations are the composites ``quant.*`` that TensorFlow's and LiteRT's co
 (tensorflow/compiler/mlir/lite/transforms/lower_quant_annotations_pass.cc).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,11 @@ from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
 from jaxmini.compress.quantize.program import Value
+from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.state import Array
+
+# Moves whose result converters leave in float where an addition reads it.
+UNKNOWN = frozenset({"rev"})
 
 
 def annotated(
@@ -35,7 +39,7 @@ def annotated(
     """
 
     def function(image: Array) -> Array | tuple[Array, ...]:
-        values = evaluate_all(plan, Annotations(plan, frozen), image)
+        values = evaluate_all(plan, Annotations(plan, frozen, frozenset(also)), image)
         outputs = tuple(
             quantize(values[value], frozen.grids[plan.site_of[value]])
             for value in (plan.output, *also)
@@ -47,6 +51,20 @@ def annotated(
 
 class Annotations(Dequantized):
     """The hooks that mark every number of the plan with the grid it lies on."""
+
+    clips = False  # the readers are operators of the file, and the grid has its ends
+
+    def __init__(self, plan: Plan, frozen: Frozen, read: frozenset[Value] = frozenset()) -> None:
+        super().__init__(plan, frozen)
+        self.read = read
+
+    def moved(self, group: Group, results: list[Array]) -> list[Array]:
+        """Numbers that were moved keep their grid; it is said again where converters do not know."""
+        grid, is_unknown = self.frozen.grids[group.site], group.op.name in UNKNOWN
+        return [
+            fake_quant(values, grid) if is_unknown or value in self.read else values
+            for value, values in zip(group.outputs, results, strict=True)
+        ]
 
     def activation(self, site: str, values: Array) -> Array:
         grid = self.frozen.grids[site]
@@ -65,6 +83,9 @@ class Annotations(Dequantized):
         added = self.frozen.constants[operand_name(group, 1)]
         table = fake_quant(jnp.asarray(added.float_values), added.grid)
         return fake_quant(values + table, self.frozen.grids[group.site])
+
+    def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
+        return group.written(operands, self.held(group))
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return values  # the converter gives the pool the grid of its input

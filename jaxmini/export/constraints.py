@@ -73,6 +73,7 @@ FREE_GRID = frozenset(
         "MUL",
         "RELU",
         "RELU6",
+        "RSQRT",
         "SUB",
     }
 )

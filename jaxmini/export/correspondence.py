@@ -4,7 +4,8 @@ Plan and file are walked side by side, along the data. No name is compared, so i
 converter wrote the file, nor in what order it put branches.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from jaxmini.compress.quantize import functions
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.functions import Apply
+from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
@@ -29,6 +31,7 @@ from jaxmini.compress.quantize.program import Value
 from jaxmini.export.constraints import CHANNEL_AXIS
 from jaxmini.export.flatbuffer import File, Op
 from jaxmini.export.islands import ISLAND, collapsed
+from jaxmini.export.origins import Roots, Runs, are_other, counts, moved, roots_of
 
 # The operators that each kind of group becomes. Operators of no kind move numbers.
 OPERATORS: Mapping[type[Group], frozenset[str]] = {
@@ -49,8 +52,19 @@ COMPUTING = frozenset().union(*OPERATORS.values())
 # Operators that name what they take where a mask is true before what they take where it is not.
 CHOICES = frozenset({"SELECT", "SELECT_V2"})
 
-# Where numbers were computed: everything that only moves them leads back there. A concatenation has many.
-Roots = tuple[int, ...]
+# What leaves every number, in the order that numbers were joined in.
+JOINS = frozenset({"concatenate", "stack", "CONCATENATION", "PACK"})
+WHOLE = JOINS | {
+    "copy",
+    "reshape",
+    "squeeze",
+    "stop_gradient",
+    "transpose",
+    "EXPAND_DIMS",
+    "RESHAPE",
+    "SQUEEZE",
+    "TRANSPOSE",
+}
 
 
 class Correspondence(NamedTuple):
@@ -62,12 +76,15 @@ class Correspondence(NamedTuple):
         output_agrees: whether the file's output comes from where the plan's does.
         operands: by the name of each group with an operator, the tensors the operator reads for the
             group's operands, in their order; constants are left out.
+        otherwise: by the name of a group, or ``output``, what its operator reads is joined of, and what it
+            should be, where these are not the same.
     """
 
     pairs: list[tuple[Group, Op | None]]
     extra: list[Op]
     output_agrees: bool
     operands: dict[str, tuple[int, ...]]
+    otherwise: dict[str, tuple[str, str]]
 
 
 def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
@@ -82,22 +99,35 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
         frozen: holds the kernels that tell parallel branches apart.
     """
     walk = _Walk(collapsed(file))
-    roots: dict[Value, Roots] = {plan.program.input: (file.inputs[0],)}
+    runs: dict[Value, Runs] = {plan.program.input: walk.runs(file.inputs[0])}
     pairs: list[tuple[Group, Op | None]] = []
     operands: dict[str, tuple[int, ...]] = {}
+    otherwise: dict[str, tuple[str, str]] = {}
+
+    def compare(where: str, tensor: int, expected: Runs) -> None:
+        if are_other(expected, found := walk.runs(tensor)):
+            otherwise[where] = counts(found), counts(expected)
+
     for group in plan.groups:
-        sources = [roots[value] for value in group.inputs if not plan.is_constant(value)]
+        sources = [runs[value] for value in group.inputs if not plan.is_constant(value)]
         op = None if isinstance(group, Move) else walk.take(group, sources, frozen)
-        if op is None and _only_moves(group):
-            left = _joined(sources)
-        else:
-            pairs.append((group, op))
-            left = () if op is None else (op.outputs[0],)
-            if op is not None:
-                operands[group.name] = walk.operands(op, sources)
-        roots |= dict.fromkeys(group.outputs, left)
-    output_agrees = walk.roots(file.outputs[0]) == roots[plan.output]
-    return Correspondence(pairs, walk.left, output_agrees, operands)
+        if op is None and _only_moves(group, plan, frozen):
+            whole = group.op.name in WHOLE
+            for value in group.outputs:
+                size = math.prod(plan.program.shape(value))
+                runs[value] = moved(sources, size, whole=whole)
+            continue
+        pairs.append((group, op))
+        runs |= dict.fromkeys(group.outputs, () if op is None else walk.runs(op.outputs[0]))
+        if op is not None:
+            operands[group.name] = walk.operands(op, sources)
+            for tensor, expected in zip(operands[group.name], sources, strict=True):
+                compare(group.name, tensor, expected)
+    found, expected = walk.runs(file.outputs[0]), runs[plan.output]
+    output_agrees = roots_of(found) == roots_of(expected)
+    if output_agrees:
+        compare("output", file.outputs[0], expected)
+    return Correspondence(pairs, walk.left, output_agrees, operands, otherwise)
 
 
 def kernel_of(file: File, op: Op) -> np.ndarray:
@@ -105,14 +135,25 @@ def kernel_of(file: File, op: Op) -> np.ndarray:
     return np.moveaxis(file.tensors[op.inputs[1]].data, CHANNEL_AXIS[op.name], -1)
 
 
-def _only_moves(group: Group) -> bool:
-    """Whether a group computes nothing: a converter may write the mean of one number as a reshape."""
+def held_to(high: float | None, grid: Grid) -> tuple[int, int]:
+    """The integers that a rectifier holds those of a grid to; all of the grid where there is none."""
+    if high is None:
+        return LOW, HIGH
+    zero_point = int(grid.zero_point)
+    return max(LOW, zero_point), int(
+        min(HIGH, np.round(high / np.float64(grid.scale)) + zero_point)
+    )
+
+
+def _only_moves(group: Group, plan: Plan, frozen: Frozen) -> bool:
+    """Whether a group computes nothing, and a converter may leave it out.
+
+    So it may a rectifier that holds numbers to the ends of their grid, and write the mean of one number as
+    a reshape.
+    """
+    if isinstance(group, Rectifier):
+        return held_to(group.clamp.high, frozen.grids[group.site]) == (LOW, HIGH)
     return isinstance(group, Move) or (isinstance(group, Mean) and group.count == 1)
-
-
-def _joined(sources: Iterable[Roots]) -> Roots:
-    """Each root once, in order: a converter may cut and join anew what borders repeat."""
-    return tuple(dict.fromkeys(root for source in sources for root in source))
 
 
 class _Walk:
@@ -122,10 +163,14 @@ class _Walk:
         self.file = file
         self.producers = {index: op for op in file.ops for index in op.outputs}
         self.left = [op for op in file.ops if op.name in COMPUTING]
+        self._runs: dict[int, Runs] = {}
 
-    def take(self, group: Group, sources: list[Roots], frozen: Frozen) -> Op | None:
+    def take(self, group: Group, sources: list[Runs], frozen: Frozen) -> Op | None:
         names = {group.kind.operator} if isinstance(group, Apply) else OPERATORS[type(group)]
-        fed = [op for op in self.left if op.name in names and self.sources(op) == sorted(sources)]
+        wanted = sorted(map(roots_of, sources))
+        fed = [op for op in self.left if op.name in names and self.sources(op) == wanted]
+        exact = sorted(sources, key=str)
+        fed.sort(key=lambda op: sorted(map(self.runs, self.read(op)), key=str) != exact)
         if isinstance(group, Weighted) and len(fed) > 1:
             kernel = frozen.kernels[group.name].kernel
             fed = [op for op in fed if self.file.tensors[op.inputs[1]].data.size == kernel.size]
@@ -139,26 +184,33 @@ class _Walk:
 
     def sources(self, op: Op) -> list[Roots]:
         """Where the numbers an operator computes with come from, sorted: sums may be swapped."""
-        return sorted(self.roots(index) for index in self.read(op))
+        return sorted(roots_of(self.runs(index)) for index in self.read(op))
 
-    def operands(self, op: Op, sources: list[Roots]) -> tuple[int, ...]:
+    def operands(self, op: Op, sources: list[Runs]) -> tuple[int, ...]:
         """The tensors an operator computes with, in the order of the sources they come from."""
-        left = self.read(op)
-        return tuple(
-            left.pop(next(i for i, tensor in enumerate(left) if self.roots(tensor) == source))
-            for source in sources
-        )
+        left, found = self.read(op), []
+        for source in sources:
+            alike = [t for t in left if roots_of(self.runs(t)) == roots_of(source)]
+            found.append(next((t for t in alike if self.runs(t) == source), alike[0]))
+            left.remove(found[-1])
+        return tuple(found)
 
     def read(self, op: Op) -> list[int]:
         """The tensors an operator computes with that are not constants."""
         operands = op.inputs if op.name in OF_MANY else op.inputs[:1]
         return [index for index in operands if self.file.tensors[index].data is None]
 
-    def roots(self, tensor: int) -> Roots:
-        producer = self.producers.get(tensor)
+    def runs(self, tensor: int) -> Runs:
+        """Where the numbers of a tensor were computed."""
+        if tensor not in self._runs:
+            self._runs[tensor] = self._found(tensor)
+        return self._runs[tensor]
+
+    def _found(self, tensor: int) -> Runs:
+        producer, size = self.producers.get(tensor), math.prod(self.file.tensors[tensor].shape)
         if producer is None or producer.name in COMPUTING:
-            return (tensor,)
-        moved = [i for i in producer.inputs if i >= 0 and self.file.tensors[i].data is None]
+            return ((tensor, size),)
+        read = [i for i in producer.inputs if i >= 0 and self.file.tensors[i].data is None]
         if producer.name in CHOICES:
-            moved.reverse()
-        return _joined(self.roots(index) for index in moved)
+            read.reverse()
+        return moved(map(self.runs, read), size, whole=producer.name in WHOLE)

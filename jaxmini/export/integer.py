@@ -74,7 +74,7 @@ def integer_file(
     _require_fitting(plan, layout)
     part = None if layout.embedding is None else features.before(plan, layout.embedding)
     content = repair.integer_means(_converted(plan, frozen, backend, part))
-    content = repair.narrow_paddings(content)
+    content = repair.repeated_constants(repair.narrow_paddings(content))
     if layout.int4:
         content = int4.packed(content, plan, frozen)
     if part is not None:

@@ -5,6 +5,7 @@ import hashlib
 import platform
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,16 +70,17 @@ def micro(
         backend: what converts an artifact.
 
     Raises:
-        MicroError: TFLite-Micro does not run the file, or it computes in floats; lists what is in its way.
-        ValueError: not a .tflite file, inputs or outputs that are not int8, or a name that C++ does not take.
+        MicroError: TFLite-Micro does not run the file, it computes in floats, or its inputs or outputs are
+            not int8; lists what is in its way.
+        ValueError: not a .tflite file, or a name that C++ does not take.
         ImportError: TFLite-Micro, or the back end, is not installed.
     """
     name = _name(source) if name is None else name
     _require_name(name)
     source = _file(source, backend)
     file, (content, where) = flatbuffer.read(source), flatbuffer.contents(source)
-    memory.require_known(file, where)
-    _require_integers(file, where)
+    if reasons := unfit(file):
+        raise MicroError(where, reasons)
     described = metadata.describe_file(content) if metadata.NAME in file.metadata else {}
     sha256, ops = hashlib.sha256(content).hexdigest(), tuple(file.op_counts)
     text = c_source.Source(
@@ -97,6 +99,16 @@ def micro(
     return Micro(name, files, len(content), sha256, text.arena, ops)
 
 
+def unfit(file: File) -> tuple[str, ...]:
+    """Why a file is none for a microcontroller, as far as it can be told without running it.
+
+    TFLite-Micro has no kernel for one of its operators, or it does not compute in integers throughout.
+    """
+    if reasons := micro_operators.obstacles(file):
+        return reasons
+    return (*micro_operators.float_operators(edges.core(file)), *_other_ends(file))
+
+
 def _file(source: Artifact | Path | str | bytes, backend: Backend) -> Path | str | bytes:
     if not isinstance(source, Artifact):
         return source
@@ -105,14 +117,12 @@ def _file(source: Artifact | Path | str | bytes, backend: Backend) -> Path | str
         return tflite(source, path, variant="int8", backend=backend).path.read_bytes()
 
 
-def _require_integers(file: File, where: str) -> None:
-    if floats := micro_operators.float_operators(edges.core(file)):
-        raise MicroError(where, floats)
+def _other_ends(file: File) -> Iterator[str]:
     for what, indices in (("input", file.inputs), ("output", file.outputs)):
         tensor = file.tensors[indices[0]]
         if tensor.dtype != np.int8 or not _on_one_grid(tensor):
-            raise ValueError(
-                f"{where}: its {what} is {tensor.dtype}{list(tensor.shape)}, expected int8 on a grid: "
+            yield (
+                f"its {what} is {tensor.dtype}{list(tensor.shape)}, expected int8 on a grid: "
                 "export the network as variant='int8', of no other input and output in its layout"
             )
 

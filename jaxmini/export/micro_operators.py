@@ -54,6 +54,9 @@ ALTERNATIVES = {
 }
 OTHERWISE = "compute it outside the network, or replace the layer"
 INTEGERS_REMEDY = "train the network with quantize=int8() and export it as variant='int8'"
+ISLANDS_REMEDY = (
+    "use BatchNorm for LayerNorm, or int8(rules=(integer_norm(),)), and declare no float_island"
+)
 
 SHOWN = 4  # places that a message names
 
@@ -104,9 +107,10 @@ def _places(indices: list[int]) -> str:
 
 
 def _of_floats(file: File, op: Op) -> str | None:
-    if any(kind.kind == "f" for kind in _dtypes(file, op)):
-        return f"computes in floats: {INTEGERS_REMEDY}"
-    return None
+    if not any(kind.kind == "f" for kind in _dtypes(file, op)):
+        return None
+    is_island = file.tensors[file.inputs[0]].dtype == np.int8
+    return f"computes in floats: {ISLANDS_REMEDY if is_island else INTEGERS_REMEDY}"
 
 
 def _obstacle(file: File, op: Op) -> str | None:

@@ -172,7 +172,8 @@ def _average_pool(writer: Writer, group: AveragePool, source: Tensor) -> Tensor:
     away from zero: there the files differ by one step.
     """
     sides = group.op.params["padding"]
-    return pooled(writer, "AveragePool", group.op, padded(writer, source, sides))
+    average = pooled(writer, "AveragePool", group.op, padded(writer, source, sides))
+    return average if group.clamp is None else _finished(writer, group, average.name, average.order)
 
 
 def _elementwise(writer: Writer, group: Elementwise, operands: list[Tensor | None]) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
-from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
+from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
@@ -21,7 +21,7 @@ from jaxmini.compress.quantize.plan import (
     Weighted,
 )
 from jaxmini.export import edges
-from jaxmini.export.correspondence import COMPUTING, correspond, kernel_of
+from jaxmini.export.correspondence import COMPUTING, correspond, held_to, kernel_of
 from jaxmini.export.flatbuffer import File, Op, Tensor, read
 
 # Rectifiers of the schema: the largest number each lets through.
@@ -108,6 +108,8 @@ class _Comparison:
         yield from self.moved_constants()
         for op in found.extra:
             yield f"{op.name}: an operator that the plan does not have"
+        for where, (stored, wanted) in found.otherwise.items():
+            yield f"{where}: what it reads is joined of {stored}, frozen {wanted}"
         if not found.output_agrees:
             yield "output: the file's output is not what the plan's last group computes"
 
@@ -215,7 +217,7 @@ class _Comparison:
         if name not in HIGHEST:
             yield f"{group.name}: the file's rectifier {name} is unknown"
             return
-        stored, frozen = _bounds(HIGHEST[name], grid), _bounds(clamp and clamp.high, grid)
+        stored, frozen = held_to(HIGHEST[name], grid), held_to(clamp and clamp.high, grid)
         if stored != frozen:
             yield f"{group.name}: outputs are held to {stored} by {name}, frozen {frozen} by {clamp}"
 
@@ -235,15 +237,6 @@ def _stored_grid(tensor: Tensor) -> tuple[float, int] | tuple[()]:
 
 def _listed(grids: list[tuple]) -> str:
     return ", ".join(map(str, grids))
-
-
-def _bounds(high: float | None, grid: Grid) -> tuple[int, int]:
-    if high is None:
-        return LOW, HIGH
-    zero_point = int(grid.zero_point)
-    return max(LOW, zero_point), int(
-        min(HIGH, np.round(high / np.float64(grid.scale)) + zero_point)
-    )
 
 
 def _spread(stored: np.ndarray, like: np.ndarray) -> np.ndarray:

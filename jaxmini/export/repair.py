@@ -71,6 +71,38 @@ def narrow_paddings(content: bytes) -> bytes:
     return flatbuffer.dump(model) if wide else content
 
 
+def repeated_constants(content: bytes) -> bytes:
+    """The file with every int8 constant as large as it is read.
+
+    TensorFlow's converter repeats one for each example by an operator, BROADCAST_TO, and an int64 shape.
+
+    Args:
+        content: the bytes of a .tflite file.
+    """
+    model = flatbuffer.load(content)
+    graph = model.subgraphs[0]
+    repeating = [op for op in graph.operators if _repeats_constant(model, op)]
+    if not repeating:
+        return content
+    for op in repeating:
+        repeated = graph.tensors[op.outputs[0]]
+        values = flatbuffer.constant(model, graph.tensors[op.inputs[0]])
+        numbers = np.broadcast_to(values, tuple(repeated.shape)).tobytes()
+        model.buffers.append(flatbuffer.schema_module().BufferT())
+        model.buffers[-1].data = np.frombuffer(numbers, np.uint8)
+        repeated.buffer = len(model.buffers) - 1
+    graph.operators = [op for op in graph.operators if not any(op is one for one in repeating)]
+    _remove_unused_tensors(model)
+    _remove_unused_codes(model)
+    return flatbuffer.dump(model)
+
+
+def _repeats_constant(model: Any, op: Any) -> bool:
+    source = model.subgraphs[0].tensors[op.inputs[0]]
+    is_stored = source.type == INT8 and flatbuffer.constant(model, source) is not None
+    return is_stored and _is(model, op, "BROADCAST_TO")
+
+
 def _find_mean(model: Any, last: Any) -> _Mean | None:
     """The mean that ends in this operator; None if none does."""
     graph, factor, total = model.subgraphs[0], 1.0, last

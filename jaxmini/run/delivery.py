@@ -14,8 +14,9 @@ from jaxmini.data import Split
 from jaxmini.evaluate.accuracy import Predict, accuracy, predict_all
 from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.runtime import Kernels, tflite_predict
-from jaxmini.export import arena, distance
+from jaxmini.export import arena, distance, flatbuffer
 from jaxmini.export.integer import integer_form
+from jaxmini.export.micro import unfit
 from jaxmini.run.layers import layers_of
 from jaxmini.run.outcome import EVALUATION_BATCH, Outcome, Surroundings, logits_of
 from jaxmini.run.report.content import FileResult
@@ -75,7 +76,7 @@ def deliver(
 
 
 def _on_micro(result: FileResult, path: Path, images: np.ndarray) -> FileResult:
-    """The figures, with those of the file in TFLite-Micro."""
+    """The figures, with those of the file in TFLite-Micro; it is judged as ``export.micro`` judges it."""
     try:
         measured = arena.measure(path)
     except arena.MicroError as error:
@@ -91,7 +92,7 @@ def _on_micro(result: FileResult, path: Path, images: np.ndarray) -> FileResult:
     )
     return dataclasses.replace(
         result,
-        micro=(),
+        micro=unfit(flatbuffer.read(path)),
         arena_bytes=measured.smallest,
         checks=result.checks | {"TFLite-Micro": finding},
     )

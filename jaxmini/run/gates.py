@@ -200,7 +200,7 @@ class max_latency_ratio(Gate):
 
 @dataclasses.dataclass(frozen=True)
 class micro(Gate):
-    """TFLite-Micro, the interpreter of microcontrollers, has every operation of the file and runs it."""
+    """TFLite-Micro, of microcontrollers, runs the file, in integers throughout, as ``export.micro`` asks."""
 
     export: Export
 

@@ -6,13 +6,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
+import jax
+import numpy as np
 import pytest
 
+from jaxmini.compress.quantize import int8, integer_norm
 from jaxmini.export import Artifact, Exported, Layout, Micro, MicroError, flatbuffer, micro, tflite
+from jaxmini.export.micro import unfit
 from jaxmini.export.micro_operators import adder
 from tests.evaluate.conftest import without_metadata
 from tests.export.c_compiler import COMPILER, built, stand_in
-from tests.export.conftest import LABELS
+from tests.export.conftest import LABELS, make, quantized
 from tests.export.single import single
 from tests.export.tampering import edited, find, set_code
 
@@ -130,6 +135,32 @@ def test_what_does_not_run_there_is_not_written(
         with pytest.raises(MicroError, match=message):
             micro(source, tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+class Normed(nn.Module):
+    """A LayerNorm between two layers: a float island."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.LayerNorm()(nn.Conv(8, (4, 4), 4)(x))
+        return nn.Dense(len(LABELS))(x.mean((1, 2)))
+
+
+def test_float_islands_are_not_those_of_a_microcontroller(images: np.ndarray, tmp_path: Path):
+    source = tflite(
+        make(quantized(Normed()), images), tmp_path / "x.tflite", variant="int8", backend="litert"
+    ).path
+    reasons = unfit(flatbuffer.read(source))
+    assert any(why.startswith("RSQRT computes in floats: use BatchNorm") for why in reasons)
+    with pytest.raises(MicroError) as error:
+        micro(source, tmp_path / "nothing")
+    assert error.value.reasons == reasons
+
+
+def test_a_norm_in_integers_is_written(images: np.ndarray, tmp_path: Path):
+    scheme = int8(rules=(integer_norm(),))
+    written = micro(make(quantized(Normed(), scheme), images), tmp_path, backend="litert")
+    assert {"MEAN", "RSQRT", "SUB"} <= set(written.ops)
 
 
 def test_inputs_of_other_integers_are_refused(tmp_path: Path):

@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ from jaxmini.export import (
     tflite,
 )
 from jaxmini.export.distance import compare
-from tests.export.conftest import EVERYTHING, LABELS
+from tests.export.conftest import EVERYTHING, LABELS, make, quantized
 
 
 def simulated(artifact: Artifact, images: np.ndarray, pattern: str | None = None) -> np.ndarray:
@@ -183,3 +185,28 @@ def test_an_unknown_head_is_refused_before_conversion(
             backend="litert",
             layout=Layout(embedding="head"),
         )
+
+
+class Token(nn.Module):
+    """A head that reads one token, with nothing between, as a transformer without a last norm has it."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(6, (4, 4), 4, name="embed")(x).reshape(x.shape[0], -1, 6)
+        normal = nn.initializers.normal(0.5)
+        token = jnp.broadcast_to(self.param("token", normal, (1, 1, 6)), (x.shape[0], 1, 6))
+        x = jnp.concatenate([token, x], 1)
+        x = x + self.param("positions", normal, (1, *x.shape[1:]))
+        x = x + nn.relu(nn.Dense(6, name="mlp")(x))
+        return nn.Dense(len(LABELS), name="head")(x[:, 0])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("backend", ["litert", pytest.param("jax2tf", marks=pytest.mark.slow)])
+def test_a_head_may_read_one_token(backend: str, batch: int, images: np.ndarray, tmp_path: Path):
+    artifact, path = make(quantized(Token()), images), tmp_path / "net.tflite"
+    layout = Layout(batch=batch, embedding="head")
+    tflite(artifact, path, variant="int8", backend=backend, layout=layout)
+    for signature, pattern in (("serving_default", None), ("embedding", "head")):
+        answers = tflite_integers(path, signature=signature)(images[:7])
+        np.testing.assert_array_equal(answers, simulated(artifact, images[:7], pattern))

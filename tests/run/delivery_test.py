@@ -127,3 +127,10 @@ def test_what_does_not_run_there_says_why(on_micro):
     assert obstacle.startswith("DEQUANTIZE reads float16 weights")
     assert file.arena_bytes is None
     assert "TFLite-Micro" not in file.checks
+
+
+def test_floats_are_none_for_a_microcontroller_though_they_run_there(on_micro):
+    file = on_micro("student", "float32")
+    assert all("computes in floats: train the network with quantize" in why for why in file.micro)
+    assert file.micro
+    assert file.arena_bytes > 0

@@ -11,6 +11,7 @@ from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import per_channel, per_tensor
 from jaxmini.compress.quantize.learned import learned_min_max, lsq, lsq_plus, observed, pact, tqt
 from jaxmini.compress.quantize.learned_kernels import lsq_per_channel, lsq_per_tensor
+from jaxmini.compress.quantize.norms import integer_norm
 from jaxmini.compress.quantize.oscillation import dampening, freezing, monitoring
 from jaxmini.compress.quantize.pictures import Method
 from jaxmini.compress.quantize.plan import Plan
@@ -52,6 +53,7 @@ __all__ = [
     "freeze",
     "freezing",
     "int8",
+    "integer_norm",
     "kl",
     "learned_min_max",
     "lsq",

@@ -12,6 +12,7 @@ from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import Kernel
 from jaxmini.compress.quantize.learned import Activation, observed
 from jaxmini.compress.quantize.masks import Mask
+from jaxmini.compress.quantize.norms import integer_norm
 from jaxmini.compress.quantize.plan import INPUT, Plan
 
 
@@ -65,7 +66,7 @@ class Choices:
     kernel: Kernel
     rules: tuple[rule, ...] = ()
     activation: Activation = observed()
-    islands: tuple[float_island, ...] = ()
+    islands: tuple[float_island | integer_norm, ...] = ()
 
     def kernel_of(self, name: str) -> Kernel:
         """How the kernel of a group is rounded."""
@@ -134,7 +135,7 @@ def _shared(
 
     A mask's range reaches for what it hides, and nothing may clip or move that.
     """
-    if any(isinstance(group, Mask) and group.site == site for group in plan.groups):
+    if site in _masked(plan):
         return min_max() if field == "estimator" else observed()
     of = choices.estimator_of if field == "estimator" else choices.activation_of
     sharing = {name: of(name) for name in _sharing(site, plan)}
@@ -172,7 +173,8 @@ def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
             f"int8: rule({one.pattern!r}) comes after rules that match all it matches: put it first"
         )
     kernels = [group.name for group in plan.weighted]
-    ranges = [name for site in plan.observed for name in _sharing(site, plan)]
+    own = [site for site in plan.observed if site not in _masked(plan)]
+    ranges = [name for site in own for name in _sharing(site, plan)]
     for field, what, able in (
         ("kernel", "kernel", kernels),
         ("estimator", "range of its own", ranges),
@@ -183,6 +185,11 @@ def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
                 f"int8: rule({one.pattern!r}) sets its {field}, and nothing that it decides on has a "
                 f"{what}: {', '.join(won)}; these have: {', '.join(able)}"
             )
+
+
+def _masked(plan: Plan) -> set[str]:
+    """The sites whose ranges follow from what a mask hides: there is nothing to choose, nor to learn."""
+    return {group.site for group in plan.groups if isinstance(group, Mask)}
 
 
 def _sharing(site: str, plan: Plan) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ One evaluator serves observation, training, inference and export. A mode is an o
 ``Hooks``; ``Float`` is the mode without rounding, and others derive from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import jax.numpy as jnp
@@ -34,7 +34,13 @@ LEAST = np.finfo(np.float32).min
 
 
 class Hooks(Protocol):
-    """What a mode decides. Called in the order of the plan's groups."""
+    """What a mode decides. Called in the order of the plan's groups.
+
+    Attributes:
+        clips: whether numbers are held to what their readers hold them to before they are rounded.
+    """
+
+    clips: bool
 
     def activation(self, site: str, values: Array) -> Array:
         """The values as they leave a group that computes, and the model's input, put on ``site``.
@@ -54,6 +60,12 @@ class Hooks(Protocol):
     def held(self, group: Subgraph) -> list[Array]:
         """What a subgraph reads of the variables, in the order of ``group.held``."""
 
+    def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
+        """What a subgraph computes, before it is put on ``group.site``."""
+
+    def moved(self, group: Move, results: list[Array]) -> list[Array]:
+        """What was moved, which stays on the grid of ``group.site``."""
+
     def mask(self, group: Mask, values: Array) -> Array:
         """The values with the hidden ones below all others, on the grid of ``group.site``."""
 
@@ -63,6 +75,8 @@ class Hooks(Protocol):
 
 class Float:
     """No rounding: the model itself, with every affine chain folded."""
+
+    clips = True
 
     def __init__(self, plan: Plan, variables: Variables) -> None:
         self.plan = plan
@@ -83,6 +97,12 @@ class Float:
 
     def held(self, group: Subgraph) -> list[Array]:
         return [jnp.asarray(read(self.values, value)) for value in group.held]
+
+    def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
+        return group(operands, self.held(group))
+
+    def moved(self, group: Move, results: list[Array]) -> list[Array]:
+        return results
 
     def mask(self, group: Mask, values: Array) -> Array:
         return group.hidden(self.activation(group.site, group.lowered(values)), LEAST)
@@ -122,17 +142,15 @@ def _constant(hooks: Hooks, group: Group, position: int) -> Array:
 def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
     match group:
         case Move():
-            return group.move(*operands)
+            return hooks.moved(group, group.move(*operands))
         case AveragePool():
-            return [hooks.average(group, group.window_sum(*operands) / jnp.float32(group.count))]
+            values = group.window_sum(*operands) / jnp.float32(group.count)
+            return [hooks.average(group, _held(group, values, hooks))]
         case Rectifier():
             (values,) = operands
         case Weighted():
             kernel, bias = hooks.weight(group)
-            values = group.product(*operands, kernel)
-            values = values + bias.reshape(
-                (1,) * (values.ndim - len(group.channels)) + group.channels
-            )
+            values = group.biased(group.product(*operands, kernel), bias)
         case Mean():
             values = jnp.mean(*operands, axis=group.axes).reshape(group.shape)
         case Elementwise():
@@ -140,8 +158,17 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
         case Product():
             values = group.product(*operands)
         case Subgraph():
-            values = group(operands, hooks.held(group))
+            values = hooks.subgraph(group, operands)
         case Mask():
             return [hooks.mask(group, *operands)]
-    clamp = getattr(group, "clamp", None)
-    return [hooks.activation(group.site, values if clamp is None else clamp(values))]
+    return [hooks.activation(group.site, _held(group, values, hooks))]
+
+
+def _held(group: Group, values: Array, hooks: Hooks) -> Array:
+    """The values after a group's rectifier, and within what its readers hold them to."""
+    for end in (
+        getattr(group, "clamp", None),
+        getattr(group, "clip", None) if hooks.clips else None,
+    ):
+        values = values if end is None else end(values)
+    return values

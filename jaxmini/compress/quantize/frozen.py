@@ -6,7 +6,7 @@ differ in its last bit.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -218,6 +218,8 @@ class Dequantized:
     An exporter derives from it, and marks what passes instead of rounding it.
     """
 
+    clips = True
+
     def __init__(self, plan: Plan, frozen: Frozen) -> None:
         self.plan, self.frozen = plan, frozen
 
@@ -241,6 +243,12 @@ class Dequantized:
 
     def held(self, group: Subgraph) -> list[Array]:
         return [jnp.asarray(values) for values in self.frozen.held(group)]
+
+    def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
+        return group(operands, self.held(group))
+
+    def moved(self, group: Move, results: list[Array]) -> list[Array]:
+        return results
 
     def mask(self, group: Mask, values: Array) -> Array:
         rounded = self.activation(group.site, group.lowered(values))

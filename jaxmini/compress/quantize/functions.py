@@ -75,6 +75,8 @@ LOG_SOFTMAX = Kind(
 SIGMOID = Kind("sigmoid", "LOGISTIC", jax.nn.sigmoid, tables.sigmoid, UNIT)
 TANH = Kind("tanh", "TANH", jax.numpy.tanh, tables.tanh, Grid(1 / 128, 0))
 GELU = Kind("gelu", "GELU", functools.partial(jax.nn.gelu, approximate=True), tables.gelu)
+# Of no model by itself: ``norms`` asks for it.
+RSQRT = Kind("rsqrt", "RSQRT", lax.rsqrt, tables.rsqrt)
 HARD_SWISH = Kind("hard_swish", "HARD_SWISH", jax.nn.hard_swish, tables.hard_swish)
 
 
@@ -87,7 +89,7 @@ def leaky_relu(slope: float) -> Kind:
 
 OPERATORS = frozenset(
     kind.operator
-    for kind in (SOFTMAX, LOG_SOFTMAX, SIGMOID, TANH, GELU, HARD_SWISH, leaky_relu(0.01))
+    for kind in (SOFTMAX, LOG_SOFTMAX, SIGMOID, TANH, GELU, HARD_SWISH, RSQRT, leaky_relu(0.01))
 )
 
 # The functions that may begin with an operation.

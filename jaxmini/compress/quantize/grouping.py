@@ -4,14 +4,14 @@ The rules that use it, one a primitive, are in ``rules.py``.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
-from jaxmini.compress.quantize.patterns import affine, rectified
-from jaxmini.compress.quantize.plan import INPUT, Clamp, Group, Plan
+from jaxmini.compress.quantize.patterns import affine, bound, rectified
+from jaxmini.compress.quantize.plan import INPUT, Clamp, Clip, Group, Plan
 from jaxmini.compress.quantize.program import Op, Program, Value, dependents, extended, needed
 
 # Moves that a rectifier may pass: relu(max_pool(x)) = max_pool(relu(x)), and a rounding is saved.
@@ -62,9 +62,7 @@ class Grouping:
         self.output = program.output
         self.activations = dependents(program.ops, [program.input])
         self.consumers: dict[int, list[Op]] = {}
-        for op in program.ops:
-            for value in {value for value in op.inputs if isinstance(value, int)}:
-                self.consumers.setdefault(value, []).append(op)
+        self.read(program.ops)
         self.taken: set[int] = set()
         self.replaced: dict[int, int] = {}
         self.groups: list[Group] = []
@@ -101,6 +99,12 @@ class Grouping:
         consumers = self.consumers.get(value, [])
         alone = len(consumers) == 1 and value != self.output
         return consumers[0] if alone and consumers[0].outputs[0] not in self.taken else None
+
+    def read(self, ops: Iterable[Op]) -> None:
+        """Note what operations read."""
+        for op in ops:
+            for value in {value for value in op.inputs if isinstance(value, int)}:
+                self.consumers.setdefault(value, []).append(op)
 
     # -- absorbing operations into a group
 
@@ -141,6 +145,13 @@ class Grouping:
             else:
                 break
         return clamp, value
+
+    def clip_after(self, value: int) -> Clip | None:
+        """What the maxima and minima that follow ``value``, groups of their own, hold it to."""
+        clip = Clip()
+        while (op := self.only_consumer(value)) is not None and (end := bound(op)) is not None:
+            clip, value = clip.after(op.name, end), op.outputs[0]
+        return None if clip == Clip() else clip
 
     def emit(
         self, function: Callable, arguments: list[Value], path: str

@@ -1,7 +1,8 @@
 """Islands: runs of operations that the integer file computes in float, between integers and integers.
 
 A normalisation by statistics of its own input (LayerNorm, RMSNorm, GroupNorm) has no integer kernel and is
-an island by itself; anything else is one where a scheme declares it.
+an island by itself, unless a scheme wants it in integers (``norms``); anything else is one where a scheme
+declares it.
 """
 
 import dataclasses
@@ -89,11 +90,12 @@ class Island(Subgraph):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Region:
-    """The operations of an island to be."""
+    """The operations of an island to be; ``root`` is that of the variance, of a normalisation."""
 
     name: str
     ops: tuple[Op, ...]
     declared: bool
+    root: Op | None = None
 
     def place(self, grouping: Grouping) -> None:
         """Append the island; all that it reads has been placed."""
@@ -197,7 +199,7 @@ def _normalizations(grouping: Grouping, active: Sequence[Op]) -> Iterable[Region
         if op.name in ("rsqrt", "sqrt"):
             ops = _normalization(grouping, op)
             if ops is not None:
-                yield Region(f"{op.path}:norm", ops, declared=False)
+                yield Region(f"{op.path}:norm", ops, declared=False, root=op)
 
 
 def _normalization(grouping: Grouping, root: Op) -> tuple[Op, ...] | None:

@@ -39,6 +39,13 @@ def rectified(op: Op, before: Clamp | None) -> Clamp | None:
     return None
 
 
+def bound(op: Op) -> float | None:
+    """The number that a maximum or minimum holds others to, None if ``op`` is neither of one number."""
+    if op.name not in ("max", "min"):
+        return None
+    return next((number for number in map(scalar, op.inputs) if number is not None), None)
+
+
 def divides(op: Op | None, count: int) -> bool:
     """Whether ``op`` divides by ``count``, a literal, or multiplies with what one over it is."""
     if op is None or op.name not in ("div", "mul"):

@@ -38,6 +38,27 @@ class Clamp:
         return "relu" if np.isinf(self.high) else f"relu{self.high:g}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """What the maxima and minima behind a group hold its numbers to: its grid need not reach further."""
+
+    low: float = -np.inf
+    high: float = np.inf
+
+    def __call__(self, values: Array) -> Array:
+        """The values held to [``low``, ``high``]; the derivative is 1 inside, the ends too, else 0."""
+        inside = jnp.where(values < self.low, np.float32(self.low), values)
+        return jnp.where(values > self.high, np.float32(self.high), inside)
+
+    def after(self, name: str, end: float) -> "Clip":
+        """This, and then the ``max`` or the ``min`` with a number."""
+        end_of = max if name == "max" else min
+        return Clip(end_of(self.low, end), end_of(self.high, end))
+
+    def __str__(self) -> str:
+        return f"within {self.low:g} to {self.high:g}"
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
     """What one integer kernel computes.
@@ -80,12 +101,14 @@ class Weighted(Group):
         chain: the per-channel additions and products that are folded.
         channels: shape of the output channels: (O,), or (heads, size) of a product with a 3-D kernel.
         clamp: the rectifier at its end.
+        clip: what its readers hold its numbers to.
     """
 
     kernel: Value | None
     chain: tuple[Affine, ...]
     channels: tuple[int, ...]
     clamp: Clamp | None
+    clip: Clip | None = None
 
     @property
     def held(self) -> tuple[Value | None, ...]:
@@ -112,9 +135,20 @@ class Weighted(Group):
             return outputs.reshape(*inputs.shape[:rank], *self.channels)
         return scaled(inputs, kernel)
 
+    def biased(self, outputs: Array, bias: Array) -> Array:
+        """What ``product`` gives plus a bias [O].
+
+        That of a scaling is added to the picture it is computed as: converters fuse it there.
+        """
+        if self.kernel is None:
+            picture = _picture(outputs.shape)
+            return (outputs.reshape(picture) + bias.reshape(1, 1, 1, -1)).reshape(outputs.shape)
+        rank = outputs.ndim - len(self.channels)
+        return outputs + bias.reshape((1,) * rank + self.channels)
+
     def __str__(self) -> str:
         folded = ["fold " + " ".join(step.name for step in self.chain)] * bool(self.chain)
-        return ", ".join(folded + [str(self.clamp)] * (self.clamp is not None))
+        return ", ".join([*folded, *_said(self.clamp, self.clip)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,9 +156,10 @@ class Elementwise(Group):
     """Sum, difference or product of two activations, or of one and a constant; a rectifier at its end."""
 
     clamp: Clamp | None
+    clip: Clip | None = None
 
     def __str__(self) -> str:
-        return "" if self.clamp is None else str(self.clamp)
+        return ", ".join(_said(self.clamp, self.clip))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,6 +183,7 @@ class AveragePool(Group):
     """Average over windows of ``count`` numbers, zeros of the padding counted; stays on its input's grid."""
 
     count: int
+    clamp: Clamp | None = None
 
     def window_sum(self, values: Array) -> Array:
         """Sum over each window of the values."""
@@ -306,6 +342,10 @@ class Plan:
         return "of " + " + ".join(dict.fromkeys(sources)) + kept
 
 
+def _said(*ends: Clamp | Clip | None) -> list[str]:
+    return [str(end) for end in ends if end is not None]
+
+
 def scaled(inputs: Array, kernel: Array) -> Array:
     """Each channel times a number, as the depthwise 1x1 convolution that an integer file has for it.
 
@@ -313,14 +353,17 @@ def scaled(inputs: Array, kernel: Array) -> Array:
         inputs: [B, ..., C] of rank 2 to 4.
         kernel: [1, 1, 1, C].
     """
-    batch, *middle, channels = inputs.shape
-    picture = inputs.reshape(batch, *middle, *(1,) * (4 - inputs.ndim), channels)
     outputs = lax.conv_general_dilated(
-        picture,
+        inputs.reshape(_picture(inputs.shape)),
         kernel,
         window_strides=(1, 1),
         padding="VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=channels,
+        feature_group_count=inputs.shape[-1],
     )
     return outputs.reshape(inputs.shape)
+
+
+def _picture(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a picture that holds the numbers, the channels last."""
+    return (*shape[:-1], *(1,) * (4 - len(shape)), shape[-1])

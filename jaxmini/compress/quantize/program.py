@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from jaxmini.compress.quantize.forms import form_of
+from jaxmini.compress.quantize.sections import PARTS, Joined, sections, taken
 from jaxmini.compress.quantize.unrolling import Scope, unroll
 from jaxmini.compress.quantize.widening import is_float_cast, wide_array, wide_type, widened
 from jaxmini.model import Model, Variables
@@ -205,6 +207,7 @@ class _Flattening:
     Attributes:
         opens: whether calls with derivatives of their own are inlined too.
         active: the values that depend on the input.
+        joins: those of them that are joined of others.
     """
 
     def __init__(self, *, opens: bool = False) -> None:
@@ -212,6 +215,7 @@ class _Flattening:
         self.ops: list[Op] = []
         self.types: dict[int, jax.core.ShapedArray] = {}
         self.active: set[int] = set()
+        self.joins: dict[int, Joined] = {}
 
     def new(self, aval: jax.core.ShapedArray) -> int:
         self.types[len(self.types)] = wide_type(aval)
@@ -250,12 +254,16 @@ class _Flattening:
         body = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
         if is_float_cast(equation):
             return operands
+        if (form := form_of(equation)) is not None:
+            return self.traced(form, operands, scope)
         is_custom = name.startswith("custom_")
         if name in INLINED or (is_custom and (self.opens or _has_product(_open(body)))):
             return self.inline(_open(body), getattr(body, "consts", ()), operands, scope)
         is_active = not self.active.isdisjoint(v for v in operands if isinstance(v, int))
         if name == "scan" and is_active:
             return unroll(self, equation, operands, scope)
+        if name in PARTS and (parts := self.parts(equation, operands, scope)) is not None:
+            return parts
         if is_custom:
             name = _function_name(_open(body)) or name
         primitive, params = widened(equation, _runner)
@@ -266,7 +274,24 @@ class _Flattening:
                 return [_literal(r) for r in op.bind(*(v.value for v in operands))]
         self.active.update(outputs if is_active else ())
         self.ops.append(op)
+        if name == "concatenate" and is_active:
+            axis = params["dimension"]
+            sizes = tuple(self.shape(value)[axis] for value in operands)
+            self.joins[outputs[0]] = Joined(tuple(operands), sizes, axis)
         return list(outputs)
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        return value.shape if isinstance(value, Literal) else self.types[value].shape
+
+    def parts(self, equation: Any, operands: list[Value], scope: Scope) -> list[Value] | None:
+        """What an operation takes of a join, taken of what was joined; None where it has to be the join."""
+        source, *starts = operands
+        if source not in self.joins or not all(isinstance(start, Literal) for start in starts):
+            return None
+        name, places = equation.primitive.name, [start.value for start in starts]
+        wanted = sections(name, equation.params, self.shape(source), places)
+        found = [taken(self, self.joins[source], part, scope) for part in wanted]
+        return None if any(value is None for value in found) else found
 
 
 def _literal(array: Array) -> Literal:

@@ -10,20 +10,24 @@ NORMALIZE = "write normalisation as nn.LayerNorm or nn.RMSNorm, whose parts stay
 
 KNOWN_BEFORE = "make masks and choices of what is known before the model runs, its shapes"
 
+CURVES = "use nn.gelu, nn.silu or nn.hard_swish for elu, softplus and their like"
+
 REMEDIES = {
     "argmax": "return the logits, and take the largest outside the quantized model",
     "cond": "write the choice in Python",
+    "custom_jvp_call": CURVES,
     "convert_element_type": "compute in floats; look up numbers of tokens with nn.Embed",
     "eq": "return the logits; use nn.Embed for one_hot",
     "erf": "use the tanh form, nn.gelu(x, approximate=True)",
     "erfc": "use the tanh form, nn.gelu(x, approximate=True)",
     "exp": "use jax.nn.softmax over the last axis",
+    "expm1": CURVES,
     "ge": f"use nn.relu or nn.leaky_relu for a choice by sign; {KNOWN_BEFORE}",
-    "gt": f"use nn.relu or nn.leaky_relu for a choice by sign; {KNOWN_BEFORE}",
+    "gt": f"use nn.relu or nn.leaky_relu for a choice by sign, {CURVES}; {KNOWN_BEFORE}",
     "integer_pow": "write the power as products; gelu as nn.gelu(x, approximate=True)",
     "log": "return the logits, and leave log_softmax to the loss",
-    "max": "use relu or relu6; take softmax over the last axis",
-    "min": "use relu6",
+    "log1p": CURVES,
+    "logaddexp": CURVES,
     "rsqrt": NORMALIZE,
     "sqrt": NORMALIZE,
     "square": f"write x * x; {NORMALIZE}",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxmini.compress.quantize import functions, islands, masks, points, products
+from jaxmini.compress.quantize import functions, islands, masks, norms, points, products
 from jaxmini.compress.quantize.contraction import is_plain, rearranged
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.grouping import Grouping
@@ -39,13 +39,13 @@ from jaxmini.compress.quantize.upsampling import is_transposed, transposed_convo
 def group(
     program: Program,
     input_grid: Grid | None = None,
-    declared: Sequence[islands.float_island] = (),
+    declared: Sequence[islands.float_island | norms.integer_norm] = (),
 ) -> Plan:
     """The plan of a program.
 
     Args:
         input_grid: the grid of the model's input where it is known (that of its pixels).
-        declared: the parts that stay in float.
+        declared: the parts that stay in float, and the normalisations that do not.
 
     Raises:
         ValueError: something between the input and the output has no int8 form; names the operation, its
@@ -64,21 +64,26 @@ def group(
         active = [op for op in active if program.types[op.outputs[0]].dtype == np.float32]
     for op in active:
         check_batch_statistics(op)
-    regions = islands.find(grouping, declared)
+    regions = islands.find(grouping, [d for d in declared if isinstance(d, islands.float_island)])
+    integer = norms.chosen(regions, [d for d in declared if isinstance(d, norms.integer_norm)])
     for op in active:
-        if op.outputs[0] in regions:
-            regions[op.outputs[0]].place(grouping)
-        elif op.outputs[0] not in grouping.taken and not functions.apply_function(grouping, op):
-            if op.name in RULES:
-                check_float32(op, program)
-            RULES.get(op.name, _no_rule)(grouping, op)
+        value = op.outputs[0]
+        if value in integer:
+            norms.place(grouping, regions[value], _grouped)
+        elif value in regions:
+            regions[value].place(grouping)
+        elif value not in grouping.taken and not functions.apply_function(grouping, op):
+            _grouped(grouping, op)
     if not grouping.is_activation(grouping.output):
         raise ValueError("quantize: the model's output does not depend on its input")
     return grouping.finish({} if input_grid is None else {INPUT: input_grid})
 
 
-def _no_rule(grouping: Grouping, op: Op) -> None:
-    refuse(op)
+def _grouped(grouping: Grouping, op: Op) -> None:
+    if op.name not in RULES:
+        refuse(op)
+    check_float32(op, grouping.program)
+    RULES[op.name](grouping, op)
 
 
 def _product(grouping: Grouping, op: Op) -> None:
@@ -103,8 +108,10 @@ def _product(grouping: Grouping, op: Op) -> None:
     channels = shape[rank:]
     chain, value = grouping.absorb_chain(op.outputs[0], channels)
     clamp, value = grouping.absorb_clamp(value)
-    name = grouping.name(op)
-    grouping.add(Weighted(name, name, (inputs,), (value,), op, kernel, chain, channels, clamp))
+    clip, name = grouping.clip_after(value), grouping.name(op)
+    grouping.add(
+        Weighted(name, name, (inputs,), (value,), op, kernel, chain, channels, clamp, clip)
+    )
 
 
 def _of_activations(grouping: Grouping, op: Op) -> None:
@@ -124,15 +131,17 @@ def _arithmetic(grouping: Grouping, op: Op) -> None:
     if step is not None:
         chain, value = grouping.absorb_chain(op.outputs[0], shape[-1:])
         clamp, value = grouping.absorb_clamp(value)
-        name, chain = grouping.name(op, "scale"), (step, *chain)
-        scaling = Weighted(name, name, (sources[0],), (value,), op, None, chain, shape[-1:], clamp)
-        grouping.add(scaling)
+        clip, chain = grouping.clip_after(value), (step, *chain)
+        name, source = grouping.name(op, "scale"), (sources[0],)
+        grouping.add(
+            Weighted(name, name, source, (value,), op, None, chain, shape[-1:], clamp, clip)
+        )
         return
     if op.name not in ("add", "sub", "mul"):
         refuse(op)
     clamp, value = grouping.absorb_clamp(op.outputs[0])
-    name = grouping.name(op)
-    grouping.add(Elementwise(name, name, inputs, (value,), op, clamp))
+    clip, name = grouping.clip_after(value), grouping.name(op)
+    grouping.add(Elementwise(name, name, inputs, (value,), op, clamp, clip))
 
 
 def _mean(grouping: Grouping, op: Op) -> None:
@@ -165,18 +174,17 @@ def _average_pool(grouping: Grouping, op: Op) -> None:
         )
     if any(step != 1 for step in (*op.params["base_dilation"], *op.params["window_dilation"])):
         refuse(op, "its windows are dilated", "use nn.avg_pool")
+    clamp, value = grouping.absorb_clamp(grouping.take(reader))
     name, site = grouping.name(op), grouping.site_of[source]
-    grouping.add(AveragePool(name, site, (source,), (grouping.take(reader),), op, count))
+    grouping.add(AveragePool(name, site, (source,), (value,), op, count, clamp))
 
 
 def _rectifier(grouping: Grouping, op: Op) -> None:
-    """A rectifier that no group before it could take, or the larger of two activations."""
-    if len(op.inputs) == 2 and all(map(grouping.is_activation, op.inputs)):
-        joined(grouping, op, f"{op.name}imum")
-        return
+    """A rectifier that no group before it could take, or the larger of an activation and something."""
     clamp = rectified(op, None)
     if clamp is None:
-        refuse(op)
+        joined(grouping, op, f"{op.name}imum")
+        return
     (source,) = filter(grouping.is_activation, grouping.inputs(op))
     clamp, value = grouping.absorb_clamp(op.outputs[0], clamp)
     name = grouping.name(op, "relu")

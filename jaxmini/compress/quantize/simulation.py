@@ -113,7 +113,8 @@ class _Integers:
             case Move():
                 return group.move(*operands)
             case AveragePool():
-                return [self.average(group.window_sum(*operands))]
+                average = self.average(group.window_sum(*operands))
+                return [_clamped(average, group.clamp, self.grid)]
         values = self.computed(*operands)
         return [_clamped(values, getattr(group, "clamp", None), self.grid)]
 

@@ -29,6 +29,10 @@ class Subgraph(Group):
         run(self.ops, values)
         return values[self.ops[-1].outputs[0]]
 
+    def written(self, operands: Sequence[Array], held: Sequence[Array]) -> Array:
+        """The same as converters know it."""
+        return self(operands, held)
+
 
 def read_by(grouping: Grouping, ops: Sequence[Op]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The values that ``ops`` read and do not compute: activations, and those of the variables alone."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmini.compress.quantize import roots
 from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
 from jaxmini.state import Array
 
@@ -41,6 +42,13 @@ def _gelu(x: np.ndarray) -> np.ndarray:
 sigmoid = rounded(lambda x: 1 / (1 + np.exp(-x)))
 tanh = rounded(np.tanh)
 gelu = rounded(_gelu)
+
+
+def rsqrt(inputs: Array, source: Grid, target: Grid) -> Array:
+    """TensorFlow Lite's iteration in fixed point."""
+    scales = np.float32(source.scale), np.float32(target.scale)
+    steps = roots.table(*scales, (int(source.zero_point), int(target.zero_point)))
+    return looked_up(steps, inputs, source, target)
 
 
 def leaky_relu(slope: float, inputs: Array, source: Grid, target: Grid) -> Array:

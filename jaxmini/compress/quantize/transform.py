@@ -21,6 +21,7 @@ from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import Kernel, per_channel
 from jaxmini.compress.quantize.learned import Activation, observed
 from jaxmini.compress.quantize.learning import Learn, Manner
+from jaxmini.compress.quantize.norms import integer_norm
 from jaxmini.compress.quantize.oscillation import monitoring
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.program import trace
@@ -50,7 +51,8 @@ class int8:
             ``entropy``) stay as calibrated, whatever the momentum: a batch shows its extremes only.
         kernel: one scale a channel or a tensor (``per_channel``, ``per_tensor``), its bits, its clip.
         rules: what parts of the network get in place of these, by path; the first match decides. A
-            ``float_island`` keeps its modules out of the integers.
+            ``float_island`` keeps its modules out of the integers, an ``integer_norm`` brings
+            normalisations into them.
         activation: how training moves grids: ``observed`` by the moving average, ``lsq``, ``lsq_plus``,
             ``learned_min_max``, ``tqt`` or ``pact`` (of rectified sites; the others stay observed) by
             gradients. Grids that are given are not moved.
@@ -62,7 +64,7 @@ class int8:
     momentum: float = 0.99
     estimator: Estimator = min_max()
     kernel: Kernel = per_channel()
-    rules: tuple[rule | float_island, ...] = ()
+    rules: tuple[rule | float_island | integer_norm, ...] = ()
     activation: Activation = observed()
     schedule: phases = phases()
     oscillation: monitoring | None = None
@@ -72,7 +74,7 @@ class int8:
             raise ValueError(f"int8: momentum is {self.momentum}, expected 0..1")
         check(self.estimator, self.kernel, "int8", self.activation)
         known = isinstance(self.rules, tuple) and all(
-            isinstance(one, rule | float_island) for one in self.rules
+            isinstance(one, rule | float_island | integer_norm) for one in self.rules
         )
         if not known:
             raise TypeError(f"int8: rules are {self.rules!r}, expected a tuple as (rule(...),)")
@@ -97,7 +99,7 @@ class int8:
             self.kernel,
             tuple(one for one in self.rules if isinstance(one, rule)),
             self.activation,
-            tuple(one for one in self.rules if isinstance(one, float_island)),
+            tuple(one for one in self.rules if isinstance(one, float_island | integer_norm)),
         )
 
     @property
@@ -237,7 +239,7 @@ def _grouped(
     tree: jax.tree_util.PyTreeDef,
     types: tuple,
     grid: Grid | None,
-    islands: tuple[float_island, ...],
+    islands: tuple[float_island | integer_norm, ...],
 ) -> Plan:
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
     variables, inputs = jax.tree.unflatten(tree, leaves)

@@ -53,6 +53,7 @@ def transposed_convolution(grouping: Grouping, op: Op) -> None:
     axes, channels = _axes(grouping, op), grouping.program.shape(kernel)[-1]
     chain, last = grouping.absorb_chain(op.outputs[0], (channels,))
     clamp, last = grouping.absorb_clamp(last)
+    clip = grouping.clip_after(last)
     phases = math.prod(axis.stride for axis in axes)
     chain = tuple(_repeated(grouping, step, channels, phases, op.path) for step in chain)
     dilation = op.params["rhs_dilation"]
@@ -60,7 +61,7 @@ def transposed_convolution(grouping: Grouping, op: Op) -> None:
     (kernel,), _ = emit(functools.partial(_phase_kernel, axes, dilation), [kernel])
     (value,), (conv,) = emit(functools.partial(_convolve, axes), [source, kernel])
     name, wide = grouping.name(op, "conv_transpose"), (phases * channels,)
-    grouping.add(Weighted(name, name, (source,), (value,), conv, kernel, chain, wide, clamp))
+    grouping.add(Weighted(name, name, (source,), (value,), conv, kernel, chain, wide, clamp, clip))
     _, moves = emit(functools.partial(_interleave, axes), [value])
     moves[-1] = dataclasses.replace(moves[-1], outputs=(last,))
     for move in moves:

@@ -4,20 +4,23 @@ import pickle
 
 import jax
 import pytest
-from quantize_nets import Branches, Residual, pictures, start
+from quantize_nets import Attention, Branches, Residual, pictures, start
 
 from jaxmini.compress.quantize import (
     Grid,
     int8,
+    lsq,
     make_plan,
     min_max,
     mse,
+    observed,
     per_channel,
     per_tensor,
     percentile,
     quantize,
     rule,
 )
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.transform import int8 as recorded_int8
 from jaxmini.model import from_linen
 from jaxmini.record import describe, rebuild
@@ -112,6 +115,19 @@ def test_a_rule_that_sets_nothing_is_refused():
         rule("head", kernel=mse())
     with pytest.raises(TypeError, match="expected a tuple as"):
         int8(rules=[rule("head", mse())])
+
+
+def test_the_grid_of_a_mask_is_not_chosen():
+    plan = plan_of(Attention(), activation=lsq(), estimator=mse())
+    masks = [group.site for group in plan.groups if isinstance(group, Mask)]
+    assert len(masks) == 2
+    for site in masks:
+        assert (plan.activation(site), plan.estimator(site)) == (observed(), min_max())
+    others = set(plan.observed) - set(masks)
+    assert all(plan.activation(site) == lsq() for site in others)
+    for field in ({"activation": lsq()}, {"estimator": mse()}):
+        with pytest.raises(ValueError, match="nothing that it decides on has a range of its own"):
+            plan_of(Attention(), rule("*:mask", **field))
 
 
 def test_groups_that_share_a_grid_share_an_estimator():

@@ -140,7 +140,6 @@ REFUSED = {
         lambda x: lax.dynamic_slice_in_dim(x, x.argmax().astype(int), 2, 1),
         "argmax",
     ),
-    "leaky_min": (lambda x: jnp.minimum(x, 3.0), "use relu6"),
 }
 
 

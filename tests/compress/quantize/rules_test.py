@@ -36,7 +36,7 @@ class Outer(nn.Module):
 REFUSED = {
     "sin": (jnp.sin, r"'sin' has no int8 form \('sin' in the module Outer/block\)"),
     "square": (jnp.square, "write x \\* x; write normalisation as nn.LayerNorm"),
-    "softmax": (functools.partial(jax.nn.softmax, axis=1), "take softmax over the last axis"),
+    "softmax": (functools.partial(jax.nn.softmax, axis=1), "softmax over the last axis"),
     "gelu": (functools.partial(nn.gelu, approximate=False), "nn.gelu\\(x, approximate=True\\)"),
     "integers": (lambda x: x.astype(jnp.int32).astype(jnp.float32), "compute in floats"),
     "argmax": (lambda x: jnp.argmax(x, -1, keepdims=True), "take the largest outside"),
@@ -51,8 +51,6 @@ REFUSED = {
     ),
     "sum": (lambda x: x.sum((1, 2), keepdims=True), "a sum that is no mean"),
     "reciprocal": (lambda x: 1 / x, "'div'"),
-    "clip": (lambda x: jnp.clip(x, 0, 3), "'min'"),
-    "maximum": (lambda x: jnp.maximum(x, 1.0), "use relu or relu6"),
     "island": (jnp.sin, r"or declare it a float_island\('block'\)"),
     "mask": (lambda x: jnp.where(x > 0, x, -1e9), "known before the model runs"),
     "mixed_mask": (
