@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
-from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
+from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
@@ -57,7 +57,7 @@ def check(source: File | Path | str | bytes, plan: Plan, frozen: Frozen) -> Pari
     """Check that a file stores exactly the numbers of the frozen tree, each in its place.
 
     Args:
-        source: an int8 file, its path or its bytes; other types at its ends are looked through.
+        source: an integer file, its path or its bytes; other types at its ends are looked through.
         plan: of the file's batch.
         frozen: the integers and grids it was exported from.
 
@@ -239,11 +239,10 @@ def _listed(grids: list[tuple]) -> str:
 
 def _bounds(high: float | None, grid: Grid) -> tuple[int, int]:
     if high is None:
-        return LOW, HIGH
+        return grid.low, grid.high
     zero_point = int(grid.zero_point)
-    return max(LOW, zero_point), int(
-        min(HIGH, np.round(high / np.float64(grid.scale)) + zero_point)
-    )
+    top = np.round(high / np.float64(grid.scale)) + zero_point
+    return max(grid.low, zero_point), int(min(grid.high, top))
 
 
 def _spread(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
