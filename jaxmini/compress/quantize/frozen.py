@@ -260,7 +260,7 @@ def _frozen_kernel(
     bias: np.ndarray,
     scale: np.ndarray,
     input_scale: np.ndarray,
-    bias_type: np.dtype,
+    bias_type: np.dtype | type = np.int32,
 ) -> FrozenKernel:
     steps = np.clip(np.round(kernel / scale), -rounding.limit, rounding.limit)
     bias_scale = np.float64(input_scale) * scale.astype(np.float64)

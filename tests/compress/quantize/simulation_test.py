@@ -25,7 +25,6 @@ from jaxmini.compress.quantize import (
 )
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.frozen import Dequantized, operand_name
-from jaxmini.compress.quantize.parts import exact_parts
 from jaxmini.model import from_linen
 
 NETS = {
@@ -144,26 +143,6 @@ def test_integers_and_floats_are_one_input():
     pixels = jnp.asarray(np.random.default_rng(0).integers(-128, 128, x.shape), jnp.int8)
     floats = (jnp.float32(pixels) - 5) / 32
     np.testing.assert_array_equal(simulate(plan, frozen, pixels), simulate(plan, frozen, floats))
-
-
-def test_long_sums_are_cut_until_exact():
-    rng = np.random.default_rng(0)
-    kernel = rng.integers(-127, 128, (3, 3, 600, 4)).astype(np.int8)
-    kernel[..., 0] = 127
-    x = jnp.full((1, 3, 3, 600), 255.0)
-    parts = exact_parts(kernel)
-    assert len(parts) > 1
-    np.testing.assert_array_equal(sum(parts), kernel)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    total = sum(
-        jax.lax.conv_general_dilated(x, part, (1, 1), "VALID", dimension_numbers=numbers).astype(
-            int
-        )
-        for part in parts
-    )
-    np.testing.assert_array_equal(total.ravel(), kernel.reshape(-1, 4).astype(int).sum(0) * 255)
-    with pytest.raises(ValueError, match="too large for exact sums"):
-        exact_parts(np.full((30, 30, 1, 1), 127, np.int8))
 
 
 class Marks(Dequantized):
