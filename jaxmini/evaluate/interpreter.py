@@ -99,10 +99,16 @@ class Interpreter:
         return self._native.get_tensor(index)
 
 
-def encoded(images: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """uint8 images as an input of that type takes them: the pixel itself, int8 the pixel - 128."""
-    if dtype == np.int8:
-        return (images.astype(np.int16) - 128).astype(np.int8)
+def encoded(images: np.ndarray, dtype: np.dtype, mean: int = 128) -> np.ndarray:
+    """uint8 images as an input of that type takes them.
+
+    Args:
+        images: of pixels 0..255.
+        dtype: of the input; most take the pixel itself, int8 ``pixel - 128``, int16 ``pixel - mean``.
+        mean: the pixel that is 0 for an int16 input.
+    """
+    if dtype in (np.int8, np.int16):
+        return (images.astype(np.int16) - np.int16(128 if dtype == np.int8 else mean)).astype(dtype)
     return images.astype(dtype)
 
 

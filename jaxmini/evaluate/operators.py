@@ -1,4 +1,4 @@
-"""Operators: each one of an int8 file beside the integer simulation of it, fed with the file's own inputs.
+"""Operators: each one of an integer file beside the integer simulation of it, fed with the file's own inputs.
 
 What one operator rounds differently does not reach the next: a deviation is found where it starts.
 """
@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen
@@ -16,7 +15,7 @@ from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.plan import Group, Plan
 from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
-from jaxmini.compress.quantize.simulation import centred, simulate_group
+from jaxmini.compress.quantize.simulation import centred, simulate_group, uncentred
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.interpreter import Interpreter, Kernels, encoded, in_batches
 from jaxmini.export import edges
@@ -55,7 +54,7 @@ def operator_parity(
     """Run a file on pictures and compare every operator's output with the simulation of that operator.
 
     Args:
-        source: path or bytes of an int8 file.
+        source: path or bytes of an integer file.
         plan: of the file's batch.
         frozen: the integers and grids the file was exported from.
         images: uint8 [N, H, W, C], N >= 1; the last batch is filled up with its own images.
@@ -66,14 +65,14 @@ def operator_parity(
         its input or output are left out.
 
     Raises:
-        ValueError: not an int8 file of pictures of this shape, or no pictures.
+        ValueError: not an integer file of pictures of this shape, or no pictures.
     """
     interpreter = Interpreter(source, kernels=kernels, keep_all=True)
-    require_pictures("operator_parity", interpreter, plan, images)
+    require_pictures("operator_parity", interpreter, plan, images, edges.INTEGERS)
     file = edges.core(interpreter.file)
     read = _read(file)
     simulation = _Simulation(file, plan, frozen)
-    expected_of = jax.jit(simulation)
+    expected_of = simulation if plan.is_wide else jax.jit(simulation)
     found: dict[int, Deviation] = {}
     for batch in in_batches(images, interpreter.input.shape[0]):
         interpreter.run(encoded(batch, interpreter.input.dtype))
@@ -93,7 +92,7 @@ def first_deviating(operators: Iterable[OperatorParity]) -> OperatorParity | Non
 
 
 class _Simulation:
-    """A file's int8 tensors, by index -> what the plan expects in those that operators write."""
+    """A file's integer tensors, by index -> what the plan expects in those that operators write."""
 
     def __init__(self, file: File, plan: Plan, frozen: Frozen) -> None:
         self.file, self.plan, self.frozen = file, plan, frozen
@@ -170,20 +169,26 @@ class _Simulation:
         values[value] = centred(integers.reshape(shape), self.grid(value))
 
     def integers(self, centred_values: Array, value: Value) -> Array:
-        return (centred_values + jnp.float32(self.grid(value).zero_point)).astype(jnp.int8)
+        return uncentred(centred_values, self.grid(value))
 
     def grid(self, value: Value) -> Grid:
         return self.frozen.grids[self.plan.site_of[value]]
 
 
 def _read(file: File) -> tuple[int, ...]:
-    """The int8 tensors that a run computes."""
+    """The integer tensors that a run computes."""
     indices = {*file.inputs, *(index for op in file.ops for index in op.outputs)}
-    return tuple(sorted(i for i in indices if file.tensors[i].dtype == np.int8))
+    return tuple(sorted(i for i in indices if file.tensors[i].dtype.name in edges.INTEGERS))
 
 
-def require_pictures(where: str, interpreter: Interpreter, plan: Plan, images: np.ndarray) -> None:
-    """See that a file computes the plan in int8, and that the images are its pictures.
+def require_pictures(
+    where: str,
+    interpreter: Interpreter,
+    plan: Plan,
+    images: np.ndarray,
+    types: tuple[str, ...] = ("int8",),
+) -> None:
+    """See that a file computes the plan in one of the types, and that the images are its pictures.
 
     Raises:
         ValueError: it or they do not; begins with ``where``.
@@ -191,7 +196,7 @@ def require_pictures(where: str, interpreter: Interpreter, plan: Plan, images: n
     shape = tuple(plan.program.shape(plan.program.input))
     stored, file = interpreter.input, edges.core(interpreter.file)
     ends = [file.tensors[index].dtype for index in (file.inputs[0], file.outputs[0])]
-    if ends != [np.int8, np.int8]:
+    if ends[0] != ends[1] or ends[0].name not in types:
         raise ValueError(f"{where}: the file is {ends[0]} -> {ends[1]}, not int8")
     if stored.shape != shape:
         raise ValueError(f"{where}: the file takes {list(stored.shape)}, the network {list(shape)}")

@@ -1,16 +1,14 @@
 """Parity: an artifact beside a file made from it: stored numbers, answers of all kernels, operators."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen
-from jaxmini.compress.quantize.simulation import simulate
+from jaxmini.compress.quantize.plan import INPUT
+from jaxmini.compress.quantize.simulation import simulator
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
 from jaxmini.evaluate import native
 from jaxmini.evaluate.accuracy import accuracy, predict_all
@@ -21,7 +19,7 @@ from jaxmini.evaluate.operators import OperatorParity, operator_parity
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
 from jaxmini.export import edges, flatbuffer
 from jaxmini.export.artifact import Artifact, predict
-from jaxmini.export.integer import integer_form
+from jaxmini.export.integer import integer_form, pixels
 from jaxmini.export.parity import Parity, differing
 
 BATCH = 64  # pictures at a time through the network
@@ -121,7 +119,7 @@ def file_parity(
         raise ValueError(f"file_parity: operator_images is {operator_images}; at least 1 is needed")
     kinds = tuple(dict.fromkeys(map(known_kernels, kernels)))
     _require_runs(content, where, kinds)
-    if _integer_output(file).dtype != np.int8:
+    if not _computes_integers(file):
         expected = predict_all(predict(artifact), images, BATCH)
         return _compared(source, expected, images, labels, kinds)
     plan, frozen = integer_form(artifact, file.tensors[file.inputs[0]].shape[0])
@@ -181,7 +179,7 @@ def _answers(
 ) -> tuple[Answers, np.ndarray]:
     """One kind of kernels beside what is expected, without accuracy; and its answers themselves."""
     apart, step = None, 1.0
-    if expected.dtype == np.int8:
+    if expected.dtype.name in edges.INTEGERS:
         found = tflite_integers(source, kernels=kernels)(images)
         apart = deviation(expected, found)
         step = float(_integer_output(flatbuffer.read(source)).scale[0])
@@ -192,18 +190,22 @@ def _answers(
 
 
 def _simulated(artifact: Artifact, frozen: Frozen, images: np.ndarray) -> np.ndarray:
-    """What the integer file should answer, int8 [N, classes]."""
+    """What the integer file should answer, int8 or int16 [N, classes]."""
     batch = min(BATCH, len(images))
     plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(batch))
-    run = jax.jit(functools.partial(simulate, plan, frozen))
-    pixels = (images.astype(np.int16) - 128).astype(np.int8)
-    return predict_all(lambda part: run(jnp.asarray(part)), pixels, batch).astype(np.int8)
+    integers = pixels(images, frozen.grids[INPUT], artifact.normalization)
+    dtype = frozen.grids[plan.output_site].dtype
+    return predict_all(simulator(plan, frozen), integers, batch).astype(dtype)
 
 
 def _integer_output(file: flatbuffer.File) -> flatbuffer.Tensor:
     """The output of the integer network in a file; that of a file of floats is what it is."""
     inner = edges.core(file)
     return inner.tensors[inner.outputs[0]]
+
+
+def _computes_integers(file: flatbuffer.File) -> bool:
+    return _integer_output(file).dtype.name in edges.INTEGERS
 
 
 def _require_fitting(
@@ -219,10 +221,10 @@ def _require_fitting(
         raise ValueError(
             f"{where}: answers {list(answered.shape)}, the artifact {len(artifact.labels)} classes"
         )
-    if _integer_output(file).dtype == np.int8 and not is_quantized(artifact.model):
+    if _computes_integers(file) and not is_quantized(artifact.model):
         raise ValueError(
-            f"{where}: computes in int8, and the artifact's network was trained in float: give the "
-            "artifact of the stage that trained in integers"
+            f"{where}: computes in {_integer_output(file).dtype}, and the artifact's network was trained in "
+            "float: give the artifact of the stage that trained in integers"
         )
     if images.dtype != np.uint8 or images.shape[1:] != artifact.input_shape or not len(images):
         raise ValueError(

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,17 +47,19 @@ class _Runner:
         self.batch, *shape = self.interpreter.input.shape
         self.input_shape = tuple(shape)
         self.dtype = self.interpreter.input.dtype
-        described = metadata.describe_file(source).get("input")
+        description = metadata.describe_file(source)
+        described = description.get("input")
         encoding = described.get("encoding") if isinstance(described, dict) else None
         if encoding is None or encoding != metadata.ENCODINGS.get(self.dtype.name):
             _, where = flatbuffer.contents(source)
             raise ValueError(
                 f"{where}: its metadata says that its {self.dtype} input takes {encoding!r}; damaged"
             )
+        self.mean = _mean(description) if self.dtype == np.int16 else 0
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """uint8 images [N, H, W, C] -> what the file's input takes."""
-        return encoded(check_images(images, self.input_shape, "tflite"), self.dtype)
+        return encoded(check_images(images, self.input_shape, "tflite"), self.dtype, self.mean)
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """The file's own outputs -> float32 logits."""
@@ -72,18 +75,23 @@ class _Runner:
         return np.concatenate([self.interpreter.run(batch) for batch in batches])[: len(images)]
 
     def integers(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images [N, H, W, C] -> what the integer network in the file computes, int8 [N, C]."""
+        """uint8 images [N, H, W, C] -> what the integer network in the file computes, its integers [N, C]."""
         outputs, grid = self.outputs(images), self.integer_output
-        if outputs.dtype == np.int8:
+        if outputs.dtype == grid.dtype:
             return outputs
         steps = outputs.astype(np.float64) / grid.scale + grid.zero_point
-        return np.rint(steps).astype(np.int8)
+        return np.rint(steps).astype(grid.dtype)
 
     @property
     def integer_output(self) -> flatbuffer.Tensor:
         """The output of the integer network in the file, without what makes floats of it."""
         file = edges.core(self.interpreter.file)
         return file.tensors[file.outputs[0]]
+
+
+def _mean(description: dict[str, Any]) -> int:
+    """The pixel that is 0 in the file's network."""
+    return round(255 * description["normalization"]["mean"])
 
 
 def tflite_predict(
@@ -119,7 +127,7 @@ def tflite_integers(
     threads: int = 1,
     signature: str | None = None,
 ) -> Predict:
-    """An int8 file's own answers: uint8 images [B, H, W, C] -> int8 logits [B, classes].
+    """An integer file's own answers: uint8 images [B, H, W, C] -> int8 (or int16) logits [B, classes].
 
     Where the file gives floats of its integers, they are taken back to the integers they stand for.
 
@@ -128,7 +136,7 @@ def tflite_integers(
     """
     runner = _Runner(source, kernels, threads, signature)
     dtype = runner.integer_output.dtype
-    if dtype != np.int8:
+    if dtype.name not in edges.INTEGERS:
         raise ValueError(f"tflite_integers: the file's output is {dtype}, not int8")
     return runner.integers
 

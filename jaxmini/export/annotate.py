@@ -29,6 +29,8 @@ def annotated(
 ) -> Callable[[Array], Array | tuple[Array, ...]]:
     """The function int8 images (or int32 tokens) -> int8 logits that a converter turns into the file.
 
+    Both are int16 where the plan's activations are of 16 bits.
+
     It is made to be lowered, not to be run: composites have no batching rule, and the body of most is the
     identity.
 
@@ -120,7 +122,7 @@ def _fake_quant_channels(kernel: Array, scale: np.ndarray, axis: int) -> Array:
 
 
 def dequantize(integers: Array, grid: Grid) -> Array:
-    """The float values of an int8 argument of the function; the file's input becomes that argument."""
+    """The float values of an integer argument of the function; the file's input becomes that argument."""
 
     def body(values: Array, **_: Any) -> Array:
         steps = values.astype(jnp.float32) - jnp.float32(grid.zero_point)
@@ -130,11 +132,11 @@ def dequantize(integers: Array, grid: Grid) -> Array:
 
 
 def quantize(values: Array, grid: Grid) -> Array:
-    """The int8 integers of a result of the function; the file's output becomes that result."""
+    """The integers of a result of the function; the file's output becomes that result."""
 
     def body(values: Array, **_: Any) -> Array:
         steps = jnp.round(values / jnp.float32(grid.scale)) + jnp.float32(grid.zero_point)
-        return jnp.clip(steps, -128.0, 127.0).astype(jnp.int8)
+        return jnp.clip(steps, grid.low, grid.high).astype(grid.dtype)
 
     return _composite("quant.quantize", body, values, **_attributes(grid))
 
@@ -151,6 +153,6 @@ def _attributes(grid: Grid) -> dict[str, Any]:
     return {
         "scale": np.asarray(grid.scale, np.float32).reshape(1),
         "zero_point": np.asarray(grid.zero_point, np.int64).reshape(1),
-        "dtype": "i8",
+        "dtype": f"i{grid.bits}",
         "narrow_range": False,
     }

@@ -80,6 +80,25 @@ FREE_GRID = frozenset(
 
 ALLOWED = frozenset(CHANNEL_AXIS) | SAME_GRID | frozenset(FIXED_GRID) | FREE_GRID
 
+# What a file of int16 activations may hold: where the interpreter's kernels are proven to compute what the
+# simulation does.
+ALLOWED_INT16 = frozenset(CHANNEL_AXIS) | frozenset(
+    {
+        "ADD",
+        "AVERAGE_POOL_2D",
+        "EXPAND_DIMS",
+        "MAX_POOL_2D",
+        "MEAN",
+        "MUL",
+        "PAD",
+        "RESHAPE",
+        "SLICE",
+        "SQUEEZE",
+        "STRIDED_SLICE",
+        "TRANSPOSE",
+    }
+)
+
 # Operators that may see integers of 32 bits that are not constants: the numbers of tokens.
 LOOKUPS = frozenset({"GATHER", "GATHER_ND", "RESHAPE"})
 
@@ -103,6 +122,7 @@ def check_integer(
     *,
     input: str = "int8",
     output: str = "int8",
+    activations: str = "int8",
 ) -> None:
     """Check that a file computes in integers alone and keeps every rule of the specification.
 
@@ -111,6 +131,7 @@ def check_integer(
         islands: what it computes in float: each exactly once, between these grids, and nothing else.
         input, output: the types that its ends should have. Operators that change other types into int8 are
             allowed there, and nowhere else.
+        activations: the type of what is computed, ``int8`` or ``int16``.
 
     Raises:
         ConstraintError: it does not; lists each operator and the rule it breaks.
@@ -118,25 +139,29 @@ def check_integer(
     """
     file = source if isinstance(source, File) else read(source)
     other_ends = list(_ends(file, input, output))
-    if broken := other_ends + list(violations(file if other_ends else edges.core(file), islands)):
+    inner = file if other_ends else edges.core(file)
+    if broken := other_ends + list(violations(inner, islands, activations)):
         lines = "\n".join(f"  {line}" for line in broken)
         raise ConstraintError(f"the file is not a full-integer one:\n{lines}")
 
 
-def violations(file: File, islands: Sequence[Allowed] = ()) -> Iterator[str]:
+def violations(
+    file: File, islands: Sequence[Allowed] = (), activations: str = "int8"
+) -> Iterator[str]:
     """Each broken rule of a file, with the operator that breaks it."""
     places = {id(op): index for index, op in enumerate(file.ops)}
-    missing = list(islands)
+    missing, dtype = list(islands), np.dtype(activations)
+    allowed = ALLOWED if dtype == np.int8 else ALLOWED_INT16
     for op in collapsed(file).ops:
         last = op.parts[-1] if isinstance(op, FloatOp) else op
         where = f"operator {places[id(last)]} {op.name}"
         if isinstance(op, FloatOp):
             yield from (f"{where}: {line}" for line in _island(file, op, missing))
             continue
-        if op.name not in ALLOWED:
+        if op.name not in allowed:
             reason = REASONS.get(op.name, "it has no rule in jaxmini.export.constraints")
             yield f"{where} is not allowed: {reason}"
-        for line in (*_types(file, op), *_kernel(file, op), *_grids(file, op)):
+        for line in (*_types(file, op, dtype), *_kernel(file, op, dtype), *_grids(file, op, dtype)):
             yield f"{where}: {line}"
     for island in missing:
         yield f"the island {island.name} is not in the file"
@@ -167,21 +192,25 @@ def _ends(file: File, input: str, output: str) -> Iterator[str]:
                 yield f"its {what} is {found}, not {allowed[0]}"
 
 
-def _types(file: File, op: Op) -> Iterator[str]:
-    """Everything computed is int8, but for token numbers on their way to a lookup.
+def _types(file: File, op: Op, dtype: np.dtype) -> Iterator[str]:
+    """Everything computed is of the type, but for token numbers on their way to a lookup.
 
-    Constants may be int32 (bias, axes, shapes) or bool (masks).
+    Constants may be int8 too (kernels), int32 (bias, axes, shapes) or bool (masks), and int64 beside int16
+    (bias), whose zero points are 0.
     """
+    constants = (dtype, np.int8, np.int32, np.bool_, *([np.int64] * (dtype == np.int16)))
     tokens = _tokens(file) if op.name in LOOKUPS else set()
     for index in (*op.inputs, *op.outputs):
         if index < 0 or index in tokens:
             continue
         tensor = file.tensors[index]
-        allowed = (np.int8,) if tensor.data is None else (np.int8, np.int32, np.bool_)
+        allowed = (dtype,) if tensor.data is None else constants
         if tensor.dtype not in allowed:
             yield f"tensor {tensor.name!r} is {tensor.dtype}"
-        if tensor.dtype == np.int8 and not tensor.is_quantized:
-            yield f"tensor {tensor.name!r} is int8 without a scale"
+        if tensor.dtype in (np.int8, np.int16) and not tensor.is_quantized:
+            yield f"tensor {tensor.name!r} is {tensor.dtype} without a scale"
+        if tensor.dtype == np.int16 and tensor.zero_point.any():
+            yield f"tensor {tensor.name!r} is int16 with a zero point other than 0"
         if not (np.isfinite(tensor.scale).all() and (tensor.scale > 0).all()):
             yield f"tensor {tensor.name!r} has scales that are not positive numbers"
 
@@ -195,7 +224,7 @@ def _tokens(file: File) -> set[int]:
     return tokens
 
 
-def _kernel(file: File, op: Op) -> Iterator[str]:
+def _kernel(file: File, op: Op, dtype: np.dtype) -> Iterator[str]:
     if op.name not in CHANNEL_AXIS:
         return
     image, kernel = (file.tensors[index] for index in op.inputs[:2])
@@ -211,11 +240,14 @@ def _kernel(file: File, op: Op) -> Iterator[str]:
         yield f"its kernel has {kernel.scale.size} scales on axis {kernel.axis}, expected axis {axis}"
     if len(op.inputs) > 2 and op.inputs[2] >= 0:
         yield from _bias(file.tensors[op.inputs[2]], image, kernel)
+    elif dtype == np.int16:
+        yield "it has no bias; kernels of int16 then add up in 32 bits"
 
 
 def _bias(bias: Tensor, image: Tensor, kernel: Tensor) -> Iterator[str]:
-    if bias.dtype != np.int32:
-        yield f"its bias is {bias.dtype}, not int32"
+    dtype = np.dtype(np.int64 if image.dtype == np.int16 else np.int32)
+    if bias.dtype != dtype:
+        yield f"its bias is {bias.dtype}, not {dtype}"
     if bias.zero_point.any():
         yield "its bias has a zero point other than 0"
     if image.scale.size == 1 and bias.is_quantized:
@@ -226,7 +258,7 @@ def _bias(bias: Tensor, image: Tensor, kernel: Tensor) -> Iterator[str]:
             yield "the scale of its bias is not input scale * kernel scale"
 
 
-def _grids(file: File, op: Op) -> Iterator[str]:
+def _grids(file: File, op: Op, dtype: np.dtype) -> Iterator[str]:
     output = file.tensors[op.outputs[0]]
     if op.name in FIXED_GRID and output.is_quantized:
         scale, zero_point = FIXED_GRID[op.name]
@@ -234,9 +266,7 @@ def _grids(file: File, op: Op) -> Iterator[str]:
             yield f"its output grid is {_grid(output)}; the kernels take ({scale}, {zero_point}) only"
     if op.name in SAME_GRID:
         data = [file.tensors[index] for index in (*op.inputs, *op.outputs) if index >= 0]
-        grids = {
-            _grid(tensor) for tensor in data if tensor.dtype == np.int8 and tensor.is_quantized
-        }
+        grids = {_grid(tensor) for tensor in data if tensor.dtype == dtype and tensor.is_quantized}
         if len(grids) > 1:
             yield f"its inputs and outputs lie on different grids: {sorted(grids)}"
 

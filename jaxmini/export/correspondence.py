@@ -13,7 +13,7 @@ import numpy as np
 from jaxmini.compress.quantize import functions
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.functions import Apply
-from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
+from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
@@ -138,11 +138,10 @@ def kernel_of(file: File, op: Op) -> np.ndarray:
 def held_to(high: float | None, grid: Grid) -> tuple[int, int]:
     """The integers that a rectifier holds those of a grid to; all of the grid where there is none."""
     if high is None:
-        return LOW, HIGH
+        return grid.low, grid.high
     zero_point = int(grid.zero_point)
-    return max(LOW, zero_point), int(
-        min(HIGH, np.round(high / np.float64(grid.scale)) + zero_point)
-    )
+    top = np.round(high / np.float64(grid.scale)) + zero_point
+    return max(grid.low, zero_point), int(min(grid.high, top))
 
 
 def _only_moves(group: Group, plan: Plan, frozen: Frozen) -> bool:
@@ -152,7 +151,8 @@ def _only_moves(group: Group, plan: Plan, frozen: Frozen) -> bool:
     a reshape.
     """
     if isinstance(group, Rectifier):
-        return held_to(group.clamp.high, frozen.grids[group.site]) == (LOW, HIGH)
+        grid = frozen.grids[group.site]
+        return held_to(group.clamp.high, grid) == (grid.low, grid.high)
     return isinstance(group, Move) or (isinstance(group, Mean) and group.count == 1)
 
 

@@ -1,4 +1,4 @@
-"""Edges: the operators by which an integer file takes and gives other types than its int8, and no others.
+"""Edges: the operators by which an integer file takes and gives other types than its own, and no others.
 
 They change the type of a number and not its meaning, so what lies between them, the core, is the whole
 network: it is what every check of an integer file looks at.
@@ -13,7 +13,9 @@ import numpy as np
 from jaxmini.export import editing, flatbuffer
 from jaxmini.export.flatbuffer import File, Op, Tensor
 
-DEQUANTIZE_VERSION = 2  # the first that takes int8
+# The types of an integer network, and the first version of DEQUANTIZE that takes each.
+DEQUANTIZE_VERSIONS = {editing.INT8: 2, editing.INT16: 3}
+INTEGERS = ("int8", "int16")
 
 # From the integer of an int8 grid to that of the uint8 grid of the same numbers.
 UNSIGNED = 128
@@ -39,17 +41,17 @@ def with_edges(content: bytes, *, input: str, output: str) -> bytes:
     DEQUANTIZE.
 
     Args:
-        content: the bytes of a file of int8 input on the grid of normalised pixels, and int8 output.
-        input: ``int8`` leaves it, ``uint8``, ``float32``.
-        output: ``int8`` leaves it, ``float32``.
+        content: the bytes of a file of integer input on the grid of normalised pixels, and integer output.
+        input: its own type leaves it, else, of an int8 one, ``uint8`` or ``float32``.
+        output: its own type leaves it, else ``float32``.
     """
-    if (input, output) == ("int8", "int8"):
+    if input in INTEGERS and output in INTEGERS:
         return content
     model = flatbuffer.load(bytearray(content))
     for index, graph in enumerate(model.subgraphs):
-        if input != "int8":
+        if input not in INTEGERS:
             _take(model, index, graph, input)
-        if output != "int8":
+        if output not in INTEGERS:
             _give(model, index, graph)
     return flatbuffer.dump(model)
 
@@ -104,15 +106,16 @@ def entry_of(file: File) -> Entry:
             return Entry(outer, ())
         ops.append(op)
         tensor = op.outputs[0]
-    return Entry(tensor, tuple(ops)) if file.tensors[tensor].dtype == np.int8 else Entry(outer, ())
+    is_integer = file.tensors[tensor].dtype.name in INTEGERS
+    return Entry(tensor, tuple(ops)) if is_integer else Entry(outer, ())
 
 
 def _exit(file: File) -> Op | None:
-    """The operator that makes the int8 output float32; None if there is none."""
+    """The operator that makes the integer output float32; None if there is none."""
     last = file.producer(file.outputs[0])
     if last is None or last.name != "DEQUANTIZE" or len(last.inputs) != 1:
         return None
-    return last if file.tensors[last.inputs[0]].dtype == np.int8 else None
+    return last if file.tensors[last.inputs[0]].dtype.name in INTEGERS else None
 
 
 def _only_reader(file: File, tensor: int) -> Op | None:
@@ -172,9 +175,8 @@ def _give(model: Any, index: int, graph: Any) -> None:
     outer = editing.add_tensor(
         graph, f"{integers.name.decode()}_float32", integers, editing.FLOAT32
     )
-    last = editing.operator(
-        model, "DEQUANTIZE", DEQUANTIZE_VERSION, [inner], [outer], "DequantizeOptions"
-    )
+    version = DEQUANTIZE_VERSIONS[integers.type]
+    last = editing.operator(model, "DEQUANTIZE", version, [inner], [outer], "DequantizeOptions")
     graph.operators = [*graph.operators, last]
     graph.outputs = np.asarray([outer], np.int32)
     _rename(model, index, "outputs", inner, outer)

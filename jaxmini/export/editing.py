@@ -7,7 +7,7 @@ import numpy as np
 from jaxmini.export import flatbuffer
 
 # TensorType of the schema.
-FLOAT32, UINT8, INT8, INT4 = 0, 3, 9, 17
+FLOAT32, INT32, UINT8, INT64, INT16, INT8, INT4 = 0, 2, 3, 4, 7, 9, 17
 
 
 def add_tensor(

@@ -4,10 +4,12 @@ import jax
 import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen, freeze
+from jaxmini.compress.quantize.grid import WIDE, Grid
 from jaxmini.compress.quantize.plan import INPUT, Plan
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
 from jaxmini.data.views import Normalization
 from jaxmini.export import (
+    bits,
     constraints,
     edges,
     features,
@@ -18,6 +20,7 @@ from jaxmini.export import (
     parity,
     repair,
     signatures,
+    wide_bias,
 )
 from jaxmini.export.annotate import annotated
 from jaxmini.export.artifact import Artifact
@@ -28,7 +31,7 @@ from jaxmini.export.signature import EMBEDDING, OUTPUT
 
 
 def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
-    """The plan and the frozen numbers that the artifact's int8 file holds, for ``simulate`` and ``parity``.
+    """The plan and the frozen numbers that an artifact's integer file holds, for ``simulate``, ``parity``.
 
     Args:
         artifact: of a quantized model.
@@ -48,10 +51,18 @@ def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
     return plan, frozen
 
 
+def pixels(images: np.ndarray, grid: Grid, normalization: Normalization) -> np.ndarray:
+    """uint8 images as the integers of a network's input grid: ``pixel - 128``, or less the mean in int16."""
+    zero = 128 + normalization.zero_point if grid.bits == WIDE else 128
+    return (images.astype(np.int16) - np.int16(zero)).astype(grid.dtype)
+
+
 def integer_file(
     plan: Plan, frozen: Frozen, backend: Backend, layout: Layout = USUAL
 ) -> tuple[bytes, parity.Parity]:
-    """A quantized network as the bytes of a checked int8 file, and how many numbers were compared.
+    """A quantized network as the bytes of a checked integer file, and how many numbers were compared.
+
+    It is one of variant ``int8``, or ``int16x8`` where the plan's activations are of 16 bits.
 
     For models that are no ``Artifact`` too, those that read token numbers or return pictures. The file has
     the signature of every file, and no metadata.
@@ -64,17 +75,21 @@ def integer_file(
 
     Raises:
         ValueError: an unknown back end, a plan for another batch, a network without such a head or without
-            a kernel for int4, or other types for tokens.
+            a kernel for int4, other types for tokens, or activations of fewer than 8 bits.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
         ConstraintError, ParityError: the converter wrote a file that is not the frozen network.
     """
     require_backend(backend)
-    layout = layout.of("int8")
+    variant = bits.variant_of(plan)
+    bits.require_bits(plan, variant)
+    layout = layout.of(variant)
     _require_fitting(plan, layout)
     part = None if layout.embedding is None else features.before(plan, layout.embedding)
     content = repair.integer_means(_converted(plan, frozen, backend, part))
     content = repair.repeated_constants(repair.narrow_paddings(content))
+    if plan.is_wide:
+        content = wide_bias.widened(content, plan, frozen)
     if layout.int4:
         content = int4.packed(content, plan, frozen)
     if part is not None:
@@ -102,7 +117,7 @@ def _require_fitting(plan: Plan, layout: Layout) -> None:
 def _converted(plan: Plan, frozen: Frozen, backend: Backend, part: Plan | None) -> bytes:
     also = () if part is None else (part.output,)
     function = annotated(plan, frozen, *also)
-    dtype = np.dtype(np.int32 if plan.reads_tokens else np.int8)
+    dtype = np.dtype(np.int32) if plan.reads_tokens else frozen.grids[INPUT].dtype
     inputs = jax.ShapeDtypeStruct(plan.program.shape(plan.program.input), dtype)
     convert = jax2tf.convert_annotated if backend == "jax2tf" else litert.convert
     return convert(function, inputs, (OUTPUT, *([EMBEDDING] if also else [])))
@@ -110,14 +125,18 @@ def _converted(plan: Plan, frozen: Frozen, backend: Backend, part: Plan | None) 
 
 def _check(file: flatbuffer.File, plan: Plan, frozen: Frozen, layout: Layout) -> parity.Parity:
     islands = allowed(plan, frozen)
-    constraints.check_integer(file, islands, input=layout.input, output=layout.output)
+    activations = frozen.grids[plan.output_site].dtype.name
+    constraints.check_integer(
+        file, islands, input=layout.input, output=layout.output, activations=activations
+    )
     return parity.check(file, plan, frozen)
 
 
 def _check_input_grid(frozen: Frozen, normalization: Normalization) -> None:
     grid = frozen.grids[INPUT]
+    zero_point = 0 if grid.bits == WIDE else normalization.zero_point
     stored = (np.float32(grid.scale), int(grid.zero_point))
-    pixels = (np.float32(normalization.scale), normalization.zero_point)
+    pixels = (np.float32(normalization.scale), zero_point)
     if stored != pixels:
         raise ValueError(
             f"the model's input grid is {stored}; that of pixels under {normalization} is {pixels}. "

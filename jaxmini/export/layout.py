@@ -6,9 +6,9 @@ A layout changes no number of the network: every one is the same network behind 
 import dataclasses
 from typing import Literal
 
-Variant = Literal["float32", "float16", "dynamic_int8", "int8"]
-InputType = Literal["float32", "uint8", "int8"]
-OutputType = Literal["float32", "int8"]
+Variant = Literal["float32", "float16", "dynamic_int8", "int8", "int16x8"]
+InputType = Literal["float32", "uint8", "int8", "int16"]
+OutputType = Literal["float32", "int8", "int16"]
 
 # What the input and the output of each variant can be; the first is the usual one.
 INPUTS: dict[Variant, tuple[InputType, ...]] = {
@@ -16,12 +16,14 @@ INPUTS: dict[Variant, tuple[InputType, ...]] = {
     "float16": ("float32", "uint8"),
     "dynamic_int8": ("float32", "uint8"),
     "int8": ("int8", "uint8", "float32"),
+    "int16x8": ("int16",),  # no kernel makes int16 of uint8 pixels
 }
 OUTPUTS: dict[Variant, tuple[OutputType, ...]] = {
     "float32": ("float32",),
     "float16": ("float32",),
     "dynamic_int8": ("float32",),
     "int8": ("int8", "float32"),
+    "int16x8": ("int16", "float32"),
 }
 LARGEST_BATCH = 1024
 
@@ -32,7 +34,8 @@ class Layout:
 
     Attributes:
         input: type of the pictures: ``uint8`` and ``float32`` take pixels 0..255, ``int8`` takes
-            ``pixel - 128``; the normalisation is inside in each. None is the variant's own.
+            ``pixel - 128``, ``int16`` the pixel less the mean of the normalisation, which is inside in each.
+            None is the variant's own.
         output: type of the logits; None is the variant's own.
         batch: pictures a run, 1..1024; it is part of the file.
         int4: store kernels of at most 4 bits two to a byte where all interpreters have a kernel for it
@@ -68,7 +71,7 @@ class Layout:
         """
         if self.int4 and variant != "int8":
             raise ValueError(
-                f"Layout: int4=True stores integer kernels, and variant {variant!r} has float ones; "
+                f"Layout: int4=True stores integer kernels of int8 files, and {variant!r} is none; "
                 "export variant 'int8' of a network quantized with kernels of at most 4 bits"
             )
         return dataclasses.replace(

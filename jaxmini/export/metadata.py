@@ -13,8 +13,13 @@ from jaxmini.record import Json
 
 NAME = "jaxmini"
 
-# How a pixel 0..255 is written into the input, by the input's dtype.
-ENCODINGS = {"float32": "pixel", "uint8": "pixel", "int8": "pixel - 128"}
+# How a pixel 0..255 is written into the input, by the input's dtype; the mean is the normalisation's, 0..1.
+ENCODINGS = {
+    "float32": "pixel",
+    "uint8": "pixel",
+    "int8": "pixel - 128",
+    "int16": "pixel - 255 * mean",
+}
 
 
 def write(content: bytes, description: Json) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
-from jaxmini.export import converter, metadata, whole
+from jaxmini.export import bits, converter, metadata, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.integer import integer_form
@@ -151,6 +151,7 @@ def _prepared(
     """The plan, how its numbers are written, and the integers among them."""
     if variant == "int8":
         plan, frozen = integer_form(artifact, batch)
+        bits.require_bits(plan, variant)
         return plan, Integers(frozen), frozen
     if is_quantized(artifact.model):
         raise ValueError(

@@ -57,7 +57,7 @@ def check(source: File | Path | str | bytes, plan: Plan, frozen: Frozen) -> Pari
     """Check that a file stores exactly the numbers of the frozen tree, each in its place.
 
     Args:
-        source: an int8 file, its path or its bytes; other types at its ends are looked through.
+        source: an integer file, its path or its bytes; other types at its ends are looked through.
         plan: of the file's batch.
         frozen: the integers and grids it was exported from.
 

@@ -6,17 +6,17 @@ import numpy as np
 
 from jaxmini.export import flatbuffer
 
-MEAN_VERSION = 2  # the first that has int8 kernels
-INT32, INT64, INT8 = 2, 4, 9  # TensorType of the schema
+INT32, INT64, INT16, INT8 = 2, 4, 7, 9  # TensorType of the schema
+MEAN_VERSIONS = {INT8: 2, INT16: 3}  # the first with kernels of a type
 
 
 class _Mean(NamedTuple):
-    """A mean of int8 numbers, as a converter writes it.
+    """A mean of integers, as a converter writes it.
 
     Attributes:
-        source: index of the int8 tensor whose mean it is.
+        source: index of the integer tensor whose mean it is.
         total: the SUM in it, which knows the axes.
-        last: the operator that writes the int8 result.
+        last: the operator that writes the integer result.
     """
 
     source: int
@@ -25,7 +25,7 @@ class _Mean(NamedTuple):
 
 
 def integer_means(content: bytes) -> bytes:
-    """The file with every mean of int8 numbers made one integer operator, MEAN.
+    """The file with every mean of int8 (or int16) numbers made one integer operator, MEAN.
 
     TensorFlow's converter writes it as DEQUANTIZE, SUM, MUL(1/N), QUANTIZE. Where there is one number to
     average, MUL is not there, and LiteRT's converter writes SUM. The quantization of the tensors stays as
@@ -39,7 +39,8 @@ def integer_means(content: bytes) -> bytes:
     means = [found for op in graph.operators if (found := _find_mean(model, op)) is not None]
     if not means:
         return content
-    code = _add_mean_code(model)
+    version = max(MEAN_VERSIONS.get(graph.tensors[mean.source].type, 2) for mean in means)
+    code = _add_mean_code(model, version)
     for mean in means:
         index = next(i for i, op in enumerate(graph.operators) if op is mean.last)
         graph.operators[index] = _operator(code, mean)
@@ -106,7 +107,7 @@ def _repeats_constant(model: Any, op: Any) -> bool:
 def _find_mean(model: Any, last: Any) -> _Mean | None:
     """The mean that ends in this operator; None if none does."""
     graph, factor, total = model.subgraphs[0], 1.0, last
-    integer = _is(model, last, "SUM") and graph.tensors[last.inputs[0]].type == INT8
+    integer = _is(model, last, "SUM") and graph.tensors[last.inputs[0]].type in MEAN_VERSIONS
     if _is(model, last, "QUANTIZE"):
         total = _producer(graph, last.inputs[0])
         if _is(model, total, "MUL"):
@@ -149,11 +150,11 @@ def _operator(code: int, mean: _Mean) -> Any:
     return op
 
 
-def _add_mean_code(model: Any) -> int:
+def _add_mean_code(model: Any, version: int) -> int:
     schema = flatbuffer.schema_module()
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.MEAN
-    code.version = MEAN_VERSION
+    code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
 

@@ -1,6 +1,6 @@
 """tflite: an artifact as one .tflite file that needs nothing else: pixels in, logits out, labels inside.
 
-Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. An int8 file is checked
+Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. An integer file is checked
 against the frozen network before it is written.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxmini.compress.quantize.transform import is_quantized
 from jaxmini.export import (
+    bits,
     edges,
     features,
     flatbuffer,
@@ -79,10 +80,12 @@ def tflite(
     float16 (weights)       float32, pixels 0..255      float32
     dynamic_int8 (weights)  float32, pixels 0..255      float32
     int8 (everything)       int8, ``pixel - 128``       int8, its grid inside
+    int16x8 (everything)    int16, ``pixel - mean``     int16, its grid inside
     ======================  ==========================  =======================
 
     Args:
-        artifact: for ``int8``, of a model that ``quantize`` made and training has settled.
+        artifact: for ``int8``, of a model that ``quantize`` made and training has settled; for ``int16x8``,
+            of one with activations of 16 bits.
         path: of the file; a file there is replaced.
         variant: what numbers the file holds.
         backend: the converter, jax2tf (through TensorFlow) or litert (without); either writes every variant.
@@ -93,13 +96,14 @@ def tflite(
         ValueError: unknown variant or backend, or a variant or layout that the model cannot have.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
-        ConstraintError, ParityError: the converter wrote an int8 file that is not the trained network.
+        ConstraintError, ParityError: the converter wrote an integer file that is not the trained network.
     """
     require_known("variant", variant, tuple(INPUTS))
     require_backend(backend)
     layout, kernels = layout.of(variant), {}
-    if variant == "int8":
+    if variant in (bits.INT8, bits.INT16X8):
         plan, frozen = integer_form(artifact, layout.batch)
+        bits.require_bits(plan, variant)
         content, checked = integer_file(plan, frozen, backend, layout)
         if layout.int4:
             kernels = int4.storage(edges.core(flatbuffer.read(content)), plan, frozen)

@@ -1,21 +1,19 @@
 """Delivery: a stage's outcome as a file, checked against the training and measured by running it."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxmini.compress.quantize import simulate
+from jaxmini.compress.quantize import simulator
+from jaxmini.compress.quantize.plan import INPUT
 from jaxmini.data import Split
 from jaxmini.evaluate.accuracy import Predict, accuracy, predict_all
 from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.runtime import Kernels, tflite_predict
 from jaxmini.export import arena, distance, flatbuffer
-from jaxmini.export.integer import integer_form
+from jaxmini.export.integer import integer_form, pixels
 from jaxmini.export.micro import unfit
 from jaxmini.run.layers import layers_of
 from jaxmini.run.outcome import EVALUATION_BATCH, Outcome, Surroundings, logits_of
@@ -105,11 +103,8 @@ def _simulated(
     if not integers:
         return {}
     plan, frozen = integer_form(outcome.artifact, EVALUATION_BATCH)
-    run = jax.jit(functools.partial(simulate, plan, frozen))
-    pixels = (images.astype(np.int16) - 128).astype(np.int8)
-    expected = predict_all(lambda batch: run(jnp.asarray(batch)), pixels, EVALUATION_BATCH).astype(
-        int
-    )
+    inputs = pixels(images, frozen.grids[INPUT], outcome.artifact.normalization)
+    expected = predict_all(simulator(plan, frozen), inputs, EVALUATION_BATCH).astype(int)
     found = {}
     for how, answer in integers.items():
         apart = distance.compare(expected, predict_all(answer, images).astype(int))

@@ -221,13 +221,18 @@ class PostTraining(Stage):
             )
 
 
+# Those of files that compute in integers, and the bits of their activations.
+INTEGER_VARIANTS = {"int8": 8, "int16x8": 16}
+
+
 @dataclasses.dataclass(frozen=True)
 class Export:
     """A file to write from a stage: ``name.tflite``.
 
     Attributes:
         stage: whose outcome is exported.
-        variant: ``int8`` needs a quantizing stage; the others take any stage with logits.
+        variant: ``int8`` needs a quantizing stage, ``int16x8`` one with activations of 16 bits; the others
+            take any stage with logits.
         backend: the converter, ``jax2tf`` (through TensorFlow) or ``litert`` (without).
         name: of the file; the stage's name and the variant by default.
         layout: other types of input and output, more pictures a run, int4 kernels and the like.
@@ -236,7 +241,7 @@ class Export:
     """
 
     stage: Stage
-    variant: Literal["float32", "float16", "dynamic_int8", "int8"] = "int8"
+    variant: Literal["float32", "float16", "dynamic_int8", "int8", "int16x8"] = "int8"
     backend: Literal["jax2tf", "litert"] = "jax2tf"
     name: str | None = None
     layout: Layout = dataclasses.field(default=USUAL, metadata=RECORDED_IF_SET)
@@ -256,10 +261,23 @@ class Export:
                 f"export of stage {self.stage.name!r}: its outputs are embeddings, and a file gives "
                 "logits; export a Supervised or Distill stage that starts from it"
             )
-        if self.variant == "int8" and self.stage.quantize is None:
+        if self.variant in INTEGER_VARIANTS and self.stage.quantize is None:
             raise ValueError(
-                f"export of stage {self.stage.name!r} as int8: the stage trains in float; export a stage "
-                "with quantize=int8(), or this one as float32, float16 or dynamic_int8"
+                f"export of stage {self.stage.name!r} as {self.variant}: the stage trains in float; export "
+                "a stage with quantize=int8(), or this one as float32, float16 or dynamic_int8"
+            )
+        self._check_bits()
+
+    def _check_bits(self) -> None:
+        """See that the stage's activations have the bits of the file's."""
+        if self.variant not in INTEGER_VARIANTS:
+            return
+        bits, wanted = self.stage.quantize.activation.bits, INTEGER_VARIANTS[self.variant]
+        if bits != wanted:
+            raise ValueError(
+                f"export of stage {self.stage.name!r} as {self.variant}: the stage trains activations of "
+                f"{bits} bits, and such a file has {wanted}; give the stage "
+                f"quantize=int8(activation=observed(bits={wanted})), or export another variant"
             )
 
     def _check_layout(self) -> None:

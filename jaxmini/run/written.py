@@ -33,7 +33,7 @@ from jaxmini.export import (
 from jaxmini.export.onnx import float_ops_of
 from jaxmini.export.parity import Parity
 from jaxmini.run.formats import Onnx, SavedModel, StableHLO
-from jaxmini.run.stage import Export
+from jaxmini.run.stage import INTEGER_VARIANTS, Export
 
 # As before a .tflite file is timed.
 WARMUP, RUNS = 10, 100
@@ -50,7 +50,7 @@ class Written(NamedTuple):
         ops: operation -> how often it occurs; empty where the format does not tell.
         float_ops: those that read or give floats; None where the format does not tell.
         compared: what was compared while it was written, and the finding.
-        integers: ways to run an integer file, each as a Predict of its int8 logits.
+        integers: ways to run an integer file, each as a Predict of its integer logits.
     """
 
     predict: Predict
@@ -102,7 +102,7 @@ def _tflite(export: Export, artifact: Artifact, path: Path) -> Written:
     exported = tflite(
         artifact, path, variant=export.variant, backend=export.backend, layout=export.layout
     )
-    ways = (Kernels.XNNPACK, Kernels.REFERENCE) if export.variant == "int8" else ()
+    ways = (Kernels.XNNPACK, Kernels.REFERENCE) if export.variant in INTEGER_VARIANTS else ()
     return Written(
         tflite_predict(path),
         batch=max(1, IMAGES // export.layout.batch) * export.layout.batch,  # none is filled up

@@ -90,6 +90,28 @@ def test_a_float_stage_is_not_exported_as_int8():
         Export(TEACHER, "int8")
 
 
+def test_a_file_has_the_bits_that_its_stage_trains():
+    wide = quantize.int8(activation=quantize.observed(bits=16))
+    stages = {
+        bits: Supervised(name=f"net{bits}", data=DIGITS, start=TEACHER, quantize=scheme)
+        for bits, scheme in (
+            (8, quantize.int8()),
+            (16, wide),
+            (4, quantize.int8(activation=quantize.lsq(bits=4))),
+        )
+    }
+    assert Export(stages[16], "int16x8", "litert").file_name == "net16-int16x8-litert.tflite"
+    for bits, variant in ((8, "int16x8"), (16, "int8"), (4, "int8"), (4, "int16x8")):
+        with pytest.raises(
+            ValueError, match=said(f"'net{bits}' as {variant}: the stage trains...of {bits} bits")
+        ):
+            Export(stages[bits], variant, "litert")
+    with pytest.raises(ValueError, match=said("'net16' as int8:...such a file has 8")):
+        Onnx(stages[16])
+    with pytest.raises(ValueError, match=said("'teacher' as int16x8: the stage trains in float")):
+        Export(TEACHER, "int16x8")
+
+
 def test_an_export_is_called_by_stage_variant_and_backend_unless_named():
     assert Export(TEACHER, "float32", "litert").file_name == "teacher-float32-litert.tflite"
     assert Export(TEACHER, "float32", name="small").file_name == "small.tflite"

@@ -25,7 +25,7 @@ from jaxmini.compress.quantize.sensitivity import (
     noise_to_signal,
     sensitivity_of,
 )
-from jaxmini.compress.quantize.simulation import simulate
+from jaxmini.compress.quantize.simulation import simulate, simulator
 from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.compress.quantize.transform import calibrate, int8, make_plan, quantize
 
@@ -78,6 +78,7 @@ __all__ = [
     "rule",
     "sensitivity_of",
     "simulate",
+    "simulator",
     "tqt",
     "without_bias",
     "without_kernel",

@@ -14,6 +14,7 @@ from jaxmini.compress.quantize.learned import Activation, observed
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.norms import integer_norm
 from jaxmini.compress.quantize.plan import INPUT, Plan
+from jaxmini.compress.quantize.wide import widened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class rule:
         pattern: a glob, case-sensitive.
         estimator: of the range of what the group leaves; None leaves the scheme's.
         kernel: how the group's kernel is rounded; None leaves the scheme's.
-        activation: how training moves the grid of what the group leaves; None leaves the scheme's.
+        activation: of how many bits the grid of what the group leaves is, and how training moves it; None
+            leaves the scheme's.
     """
 
     pattern: str
@@ -116,16 +118,18 @@ def assign(plan: Plan, choices: Choices) -> Plan:
     """The plan with the estimator of each observed site and the rounding of each kernel.
 
     Raises:
-        ValueError: a rule sets nothing in this plan, or rules disagree over a grid that groups share.
+        ValueError: a rule sets nothing in this plan, rules disagree over a grid that groups share, or
+            activations are of 16 bits in part, or where they have no kernel.
     """
     for position, one in enumerate(choices.rules):
         _check_used(one, choices.rules[:position], plan)
-    return dataclasses.replace(
+    assigned = dataclasses.replace(
         plan,
         estimators={site: _shared(site, plan, choices, "estimator") for site in plan.observed},
         kernels={group.name: choices.kernel_of(group.name) for group in plan.weighted},
         activations={site: _activation(site, plan, choices) for site in plan.observed},
     )
+    return widened(assigned) if assigned.is_wide else assigned
 
 
 def _shared(
@@ -154,7 +158,7 @@ def _activation(site: str, plan: Plan, choices: Choices) -> Activation:
     if not choice.rectified or plan.is_rectified(site):
         return choice
     if choice == choices.activation:
-        return observed()
+        return observed(bits=choice.bits)
     raise ValueError(
         f"int8: a rule gives {site!r} {choice}, which is of what a rectifier leaves, and nothing "
         "rectifies all of it: give it lsq() or lsq_plus()"

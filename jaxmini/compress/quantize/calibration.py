@@ -53,8 +53,13 @@ def gathered(
     return after
 
 
-def settled(plan: Plan, known: dict[str, Statistics]) -> dict[str, Range]:
+def settled(plan: Plan, known: dict[str, Statistics], onto: Plan) -> dict[str, Range]:
     """The range of each site.
+
+    Args:
+        plan: whose estimators gathered what is known.
+        known: statistics by site.
+        onto: the plan whose grids the ranges are for; it says of how many bits.
 
     Raises:
         ValueError: an estimator clips all that a site holds.
@@ -62,7 +67,7 @@ def settled(plan: Plan, known: dict[str, Statistics]) -> dict[str, Range]:
     ranges = {}
     for site, statistics in known.items():
         estimator = plan.estimator(site)
-        low, high = map(np.float32, estimator.settle(statistics))
+        low, high = map(np.float32, estimator.settle(statistics, onto.activation(site).bits))
         if low == high and np.any(ends_of(statistics)):
             raise ValueError(
                 f"calibrate: {estimator} clips all numbers but the zeros of {site!r}, which are most of "

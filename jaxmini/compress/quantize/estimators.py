@@ -11,13 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jaxmini.compress.quantize.extremes import Range, extremes, union
-from jaxmini.compress.quantize.grid import HIGH, LOW
+from jaxmini.compress.quantize.grid import BITS, ends
 from jaxmini.compress.quantize.histogram import Histogram, Side, histogram, merged
 from jaxmini.state import Array
 
 Statistics: TypeAlias = Any
 
-LEVELS = HIGH - LOW + 1
 CANDIDATES = 256  # clips that a search tries on a side of 0
 
 
@@ -40,8 +39,8 @@ class Estimator:
         """The statistics after one more batch."""
         return self.join(before, batch)
 
-    def settle(self, statistics: Statistics) -> tuple[float, float]:
-        """The range ``low <= 0 <= high``."""
+    def settle(self, statistics: Statistics, bits: int = BITS) -> tuple[float, float]:
+        """The range ``low <= 0 <= high`` of a grid of so many bits."""
         return statistics["low"], statistics["high"]
 
 
@@ -98,7 +97,7 @@ class percentile(_Clipping):
         if not 50 < self.p <= 100:
             raise ValueError(f"percentile: p is {self.p}, expected 50 < p <= 100")
 
-    def settle(self, statistics: Histogram) -> tuple[float, float]:
+    def settle(self, statistics: Histogram, bits: int = BITS) -> tuple[float, float]:
         beyond = (100 - self.p) / 100 * statistics.total
         below, above = (_exceeded_by(side, beyond) for side in statistics.sides())
         return 0.0 - below, above
@@ -106,16 +105,16 @@ class percentile(_Clipping):
 
 @dataclasses.dataclass(frozen=True)
 class mse(_Clipping):
-    """The range of the least mean squared error of 8-bit rounding, clipping included.
+    """The range of the least mean squared error of rounding to the grid's bits, clipping included.
 
     Numbers outside lose their distance to the end, numbers inside step**2 / 12, zeros nothing
     (Banner et al., 2019, on the histogram in place of a fitted density). Each end is searched at 256
     places.
     """
 
-    def settle(self, statistics: Histogram) -> tuple[float, float]:
+    def settle(self, statistics: Histogram, bits: int = BITS) -> tuple[float, float]:
         (low, low_lost, low_kept), (high, high_lost, high_kept) = map(_clips, statistics.sides())
-        steps = np.add.outer(low, high) / (HIGH - LOW)
+        steps = np.add.outer(low, high) / (_levels(bits) - 1)
         errors = np.add.outer(low_lost, high_lost) + np.add.outer(low_kept, high_kept) * (
             steps**2 / 12
         )
@@ -125,21 +124,27 @@ class mse(_Clipping):
 
 @dataclasses.dataclass(frozen=True)
 class entropy(_Clipping):
-    """The threshold on magnitudes whose 256 levels keep the distribution best, by KL divergence.
+    """The threshold on magnitudes whose levels (256 of 8 bits) keep the distribution best, by KL divergence.
 
     Both ends are held to one threshold, and to the extremes. Zeros are left out, as they are exact
     (Migacz, 8-bit Inference with TensorRT, 2017); 256 thresholds are tried.
     """
 
-    def settle(self, statistics: Histogram) -> tuple[float, float]:
+    def settle(self, statistics: Histogram, bits: int = BITS) -> tuple[float, float]:
         below, above = statistics.sides()
-        used = max(below.used, above.used)
+        used, levels = max(below.used, above.used), _levels(bits)
         if used == 0:
             return 0.0, 0.0
-        edges = np.unique(np.linspace(min(LEVELS, used), used, CANDIDATES).round().astype(int))
+        edges = np.unique(np.linspace(min(levels, used), used, CANDIDATES).round().astype(int))
         # Widest first: where two are as good, nothing more is clipped than has to be.
-        best = min(edges[::-1], key=functools.partial(_divergence, below, above))
+        best = min(edges[::-1], key=functools.partial(_divergence, below, above, levels))
         return 0.0 - float(below.at(best)), float(above.at(best))
+
+
+def _levels(bits: int) -> int:
+    """How many numbers a grid has."""
+    low, high = ends(bits)
+    return high - low + 1
 
 
 def _exceeded_by(side: Side, allowed: float) -> float:
@@ -164,15 +169,15 @@ def _clips(side: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ends, lost, side.counts.sum() - beyond[0]
 
 
-def _divergence(below: Side, above: Side, edge: int) -> float:
-    """KL divergence of the numbers clipped at an edge from the same in 256 levels."""
+def _divergence(below: Side, above: Side, count: int, edge: int) -> float:
+    """KL divergence of the numbers clipped at an edge from the same in so many levels."""
     clipped = [side.counts[: min(edge, side.used)].astype(np.float64) for side in (below, above)]
     kept = np.concatenate([clipped[0][::-1], clipped[1]])
     for counts, side in zip(clipped, (below, above), strict=True):
         if len(counts):
             counts[-1] += side.counts[edge:].sum()
     wanted = np.concatenate([clipped[0][::-1], clipped[1]])
-    levels = np.arange(len(kept)) * LEVELS // max(len(kept), LEVELS)
+    levels = np.arange(len(kept)) * count // max(len(kept), count)
     mass, bins = np.bincount(levels, kept), np.bincount(levels, wanted > 0)
     present = wanted > 0
     given = (mass / np.maximum(bins, 1))[levels[present]]

@@ -9,7 +9,6 @@ from jaxmini.compress.quantize.evaluate import Float
 from jaxmini.compress.quantize.extremes import Range, extremes, union
 from jaxmini.compress.quantize.grid import (
     Grid,
-    covering,
     fake_quant,
     fake_quant_average,
     fake_quant_steps,
@@ -57,7 +56,10 @@ class FakeQuant(Float):
         values = super().constant(group, position)
         # What is concatenated lies on the grid of the whole; any other constant has its own.
         return fake_quant(
-            values, self.grids[group.site] if isinstance(group, Move) else symmetric(values)
+            values,
+            self.grids[group.site]
+            if isinstance(group, Move)
+            else symmetric(values, self.plan.constant_bits),
         )
 
     def mask(self, group: Mask, values: Array) -> Array:
@@ -81,7 +83,7 @@ class Train(FakeQuant):
 
     def activation(self, site: str, values: Array) -> Array:
         if site not in self.plan.fixed:
-            self.grids[site] = covering(**self.range_of(site, values))
+            self.grids[site] = self.plan.activation(site).grid(self.range_of(site, values), {})
         return super().activation(site, values)
 
     def range_of(self, site: str, values: Array) -> Range:

@@ -40,7 +40,7 @@ class FrozenKernel:
         kernel: int8 in [-127, 127], in less if it has fewer bits; [..., O] (HWIO of a convolution,
             [K, O] of a matrix).
         scale: float32 [O]; one for all channels is repeated.
-        bias: int32 [O], on the grid ``input_scale * scale``.
+        bias: int32 [O], on the grid ``input_scale * scale``; int64 beside activations of 16 bits.
         input_scale: float32 [], scale of the grid of its input.
         bits: that hold every integer it may have.
     """
@@ -67,7 +67,7 @@ class FrozenKernel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenConstant:
-    """An operand that does not depend on the input: int8 ``values`` on ``grid``."""
+    """An operand that does not depend on the input: ``values`` on ``grid``, int8 or int16."""
 
     values: np.ndarray
     grid: Grid
@@ -104,12 +104,12 @@ class Frozen:
         """All of it as one flat dict of arrays, as ``numpy.savez`` takes it."""
         flat = {}
         for site, grid in self.grids.items():
-            flat |= _named(f"grids/{site}", grid._asdict())
+            flat |= _named(f"grids/{site}", grid.arrays())
         for name, kernel in self.kernels.items():
             flat |= _named(f"kernels/{name}", vars(kernel))
         for name, constant in self.constants.items():
             flat |= _named(
-                f"constants/{name}", {"values": constant.values, **constant.grid._asdict()}
+                f"constants/{name}", {"values": constant.values, **constant.grid.arrays()}
             )
         for name, values in self.floats.items():
             flat |= _named(f"floats/{name}", {"values": values})
@@ -139,9 +139,9 @@ class Frozen:
 
 # By the field of ``Frozen``: what its parts are made of.
 _PARTS: Mapping[str, Callable[..., Any]] = {
-    "grids": Grid,
+    "grids": Grid.from_arrays,
     "kernels": FrozenKernel,
-    "constants": lambda values, scale, zero_point: FrozenConstant(values, Grid(scale, zero_point)),
+    "constants": lambda values, **grid: FrozenConstant(values, Grid.from_arrays(**grid)),
     "floats": lambda values: values,
 }
 
@@ -180,7 +180,10 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
     roundings = {group.name: plan.kernel(group) for group in plan.weighted}
     return Frozen(
         grids,
-        {name: _frozen_kernel(roundings[name], *kernel) for name, kernel in kernels.items()},
+        {
+            name: _frozen_kernel(roundings[name], *kernel, bias_type=plan.bias_type)
+            for name, kernel in kernels.items()
+        },
         {name: _frozen_constant(_once(v), grid) for name, (v, grid) in constants.items()}
         | _frozen_masks(plan, grids),
         held,
@@ -201,7 +204,11 @@ def _folded(
         for position, value in enumerate(group.inputs):
             if plan.is_constant(value):
                 values = floats.constant(group, position)
-                grid = grids[group.site] if isinstance(group, Move) else symmetric(values)
+                grid = (
+                    grids[group.site]
+                    if isinstance(group, Move)
+                    else symmetric(values, plan.constant_bits)
+                )
                 constants[operand_name(group, position)] = values, grid
     held = {
         operand_name(group, position): values
@@ -261,12 +268,13 @@ def _frozen_kernel(
     bias: np.ndarray,
     scale: np.ndarray,
     input_scale: np.ndarray,
+    bias_type: np.dtype | type = np.int32,
 ) -> FrozenKernel:
     steps = np.clip(np.round(kernel / scale), -rounding.limit, rounding.limit)
     bias_scale = np.float64(input_scale) * scale.astype(np.float64)
     bias_steps = np.round(bias.astype(np.float64) / bias_scale)
     return FrozenKernel(
-        steps.astype(np.int8), scale, bias_steps.astype(np.int32), input_scale, rounding.bits
+        steps.astype(np.int8), scale, bias_steps.astype(bias_type), input_scale, rounding.bits
     )
 
 

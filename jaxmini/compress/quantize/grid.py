@@ -1,10 +1,13 @@
-"""Grid: the affine map between 256 integers and the numbers they stand for, and rounding onto one.
+"""Grid: the affine map between 2**bits integers and the numbers they stand for, and rounding onto one.
 
-``value = scale * (q - zero_point)`` with q in [-128, 127]; kernels use zero point 0 and [-127, 127], one
-scale an output channel (the LiteRT 8-bit quantization specification).
+``value = scale * (q - zero_point)``, q of 8 bits as a rule: -128..127. Kernels use zero point 0 and
+[-127, 127], one scale an output channel (the LiteRT 8-bit quantization specification). Grids of 16 bits have
+zero point 0, as every kernel of int16 activations demands.
 """
 
-from typing import NamedTuple, TypeAlias
+import dataclasses
+import functools
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +16,13 @@ from jax import lax
 
 Array: TypeAlias = jax.Array | np.ndarray
 
+# Bits of the integers of activations: those of a file as a rule, fewer in training, or WIDE.
+FEWEST_BITS, BITS, WIDE = 2, 8, 16
 LOW, HIGH = -128, 127
 KERNEL_LIMIT = 127
 # Steps are products with these constants, never quotients: XLA rewrites x / 255 as x * (1/255), NumPy does
 # not, and the two differ in the last bit.
 PER_STEP = np.float32(1 / (HIGH - LOW))
-PER_KERNEL_STEP = np.float32(1 / KERNEL_LIMIT)
 # A range that was never wider than nothing still needs a step that can be divided by.
 SMALLEST_RANGE = np.float32(1e-8)
 SMALLEST_KERNEL = np.float32(1e-6)
@@ -26,41 +30,87 @@ SMALLEST_KERNEL = np.float32(1e-6)
 LARGEST_BIAS = np.float32(2.0**30)
 
 
-class Grid(NamedTuple):
-    """256 equally spaced numbers ``scale * (q - zero_point)``, q = -128..127.
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["scale", "zero_point"], meta_fields=["bits"]
+)
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Equally spaced numbers ``scale * (q - zero_point)``, q = low..high.
 
     Attributes:
         scale: distance of neighbours, float32 > 0, [].
-        zero_point: the integer that stands for 0, int32 in -128..127, [].
+        zero_point: the integer that stands for 0, int32 in low..high, [].
+        bits: of q, 2..8 or 16; static, where the others may be traced.
     """
 
     scale: Array | float
     zero_point: Array | int
+    bits: int = BITS
+
+    @property
+    def low(self) -> int:
+        """The least integer."""
+        return -(2 ** (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        """The greatest integer."""
+        return 2 ** (self.bits - 1) - 1
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What holds an integer of the grid."""
+        return np.dtype(np.int16 if self.bits == WIDE else np.int8)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its fields, as ``numpy.savez`` takes them; the bits where they are not the usual ones."""
+        fields = {"scale": self.scale, "zero_point": self.zero_point}
+        fields |= {} if self.bits == BITS else {"bits": self.bits}
+        return {name: np.asarray(value) for name, value in fields.items()}
+
+    @classmethod
+    def from_arrays(
+        cls, scale: np.ndarray, zero_point: np.ndarray, bits: np.ndarray | int = BITS
+    ) -> "Grid":
+        """What ``arrays`` was made of."""
+        return cls(scale, zero_point, int(bits))
 
 
-def covering(low: Array, high: Array) -> Grid:
+def covering(low: Array, high: Array, bits: int = BITS) -> Grid:
     """The grid that spans [low, high] and holds 0 exactly; ``low`` <= 0 <= ``high``, float32 []."""
-    scale = jnp.maximum(high - low, SMALLEST_RANGE) * PER_STEP
-    zero_point = jnp.clip(jnp.round(LOW - low / scale), LOW, HIGH)
-    return Grid(scale, zero_point.astype(jnp.int32))
+    if bits == WIDE:
+        return _centred(jnp.maximum(jnp.maximum(-low, high), SMALLEST_RANGE), bits)
+    bottom, top = ends(bits)
+    scale = jnp.maximum(high - low, SMALLEST_RANGE) * np.float32(1 / (top - bottom))
+    zero_point = jnp.clip(jnp.round(bottom - low / scale), bottom, top)
+    return Grid(scale, zero_point.astype(jnp.int32), bits)
 
 
-def symmetric(values: Array) -> Grid:
+def symmetric(values: Array, bits: int = BITS) -> Grid:
     """The grid with zero point 0 that spans a constant's values, by its largest magnitude."""
-    return Grid(
-        jnp.maximum(jnp.max(jnp.abs(values)), SMALLEST_KERNEL) * PER_KERNEL_STEP, np.int32(0)
-    )
+    return _centred(jnp.maximum(jnp.max(jnp.abs(values)), SMALLEST_KERNEL), bits)
+
+
+def _centred(largest: Array, bits: int) -> Grid:
+    """The grid with zero point 0 whose greatest integer stands for ``largest``."""
+    _, top = ends(bits)
+    return Grid(largest * np.float32(1 / top), np.int32(0), bits)
+
+
+def ends(bits: int) -> tuple[int, int]:
+    """The least and the greatest integer of so many bits."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def least(grid: Grid) -> Array:
     """The least number of a grid, float32 []."""
-    return (LOW - jnp.float32(grid.zero_point)) * jnp.float32(grid.scale)
+    return (grid.low - jnp.float32(grid.zero_point)) * jnp.float32(grid.scale)
 
 
 def quantized(values: Array, grid: Grid) -> jax.Array:
-    """The nearest integers of the grid, int8, ties to even; numbers outside become its ends."""
+    """The nearest integers of the grid, int8 or int16, ties to even; numbers outside become its ends."""
     steps = jnp.round(values * (1 / grid.scale)) + jnp.float32(grid.zero_point)
-    return jnp.clip(steps, LOW, HIGH).astype(jnp.int8)
+    return jnp.clip(steps, grid.low, grid.high).astype(grid.dtype)
 
 
 def dequantized(integers: Array, grid: Grid) -> jax.Array:
@@ -85,7 +135,7 @@ def fake_quant(values: Array, grid: Grid) -> jax.Array:
     The range is not differentiated (Jacob et al., 2018, section 3.1).
     """
     zero_point = jnp.float32(grid.zero_point)
-    low, high = (LOW - zero_point) * grid.scale, (HIGH - zero_point) * grid.scale
+    low, high = (grid.low - zero_point) * grid.scale, (grid.high - zero_point) * grid.scale
     # Not jnp.clip: its gradient at the two ends is 1/2.
     inside = jnp.where(values < low, low, jnp.where(values > high, high, values))
     return straight_through(inside, jnp.round(inside * (1 / grid.scale)) * grid.scale)

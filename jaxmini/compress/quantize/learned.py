@@ -5,7 +5,7 @@ that of the published parameter, and a network can start to learn before anythin
 """
 
 import dataclasses
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,14 @@ from jax import lax
 
 from jaxmini.compress.quantize.extremes import Range
 from jaxmini.compress.quantize.grid import (
-    HIGH,
-    LOW,
+    BITS,
+    FEWEST_BITS,
     PER_STEP,
     SMALLEST_RANGE,
+    WIDE,
     Grid,
     covering,
+    ends,
     fake_quant,
     straight_through,
 )
@@ -27,18 +29,53 @@ from jaxmini.state import Array
 
 Added: TypeAlias = dict[str, Array]
 
-LEVELS = HIGH - LOW  # steps from the lowest to the highest number of a grid
 MOST_OCTAVES = 100.0  # float32 has 126 powers of two to either side of 1
 LN_2 = np.float32(np.log(2))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Activation:
-    """How training moves the grid of a site. Subclasses are frozen dataclasses."""
+    """How many bits the integers of a site have, and how training moves its grid.
+
+    Attributes:
+        bits: 8 in files of int8; fewer (2..7) in training and simulation; 16 for the files of int16
+            activations and int8 kernels, whose grids have zero point 0 and are observed, not learned.
+    """
+
+    bits: int = BITS
 
     # Names of the numbers that gradients move, float32 [] each.
-    learned: tuple[str, ...] = ()
+    learned: ClassVar[tuple[str, ...]] = ()
     # Whether it is of numbers that a rectifier has left, and of no others.
-    rectified = False
+    rectified: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        name, bits = type(self).__name__, self.bits
+        if type(bits) is not int or not (FEWEST_BITS <= bits <= BITS or bits == WIDE):
+            raise ValueError(
+                f"{name}: bits is {bits!r}, expected an integer {FEWEST_BITS}..{BITS}, or {WIDE}"
+            )
+        if self.learned and bits == WIDE:
+            raise ValueError(
+                f"{name}: bits is {bits}, and grids of {WIDE} bits are not learned: give them "
+                f"observed(bits={WIDE}), or learn grids of {FEWEST_BITS}..{BITS} bits"
+            )
+
+    def __repr__(self) -> str:
+        """Its fields; the bits only where they are not those of int8."""
+        names = [f.name for f in dataclasses.fields(self) if f.name != "bits" or self.bits != BITS]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    @property
+    def levels(self) -> int:
+        """Steps from the lowest to the highest number of a grid."""
+        low, high = ends(self.bits)
+        return high - low
+
+    @property
+    def per_step(self) -> np.float32:
+        """1 / levels."""
+        return np.float32(1 / self.levels)
 
     def grid(self, start: Range, added: Added) -> Grid:
         """The grid of a site that started from a range, after training has added to it."""
@@ -53,19 +90,34 @@ class Activation:
         return None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class observed(Activation):
     """Not learned: the grid follows the range of what is seen (Jacob et al., 2018)."""
 
     def grid(self, start: Range, added: Added) -> Grid:
-        return covering(start["low"], start["high"])
+        return covering(start["low"], start["high"], self.bits)
 
     def fake_quant(self, values: Array, start: Range, added: Added) -> jax.Array:
         return fake_quant(values, self.grid(start, added))
 
 
-@dataclasses.dataclass(frozen=True)
-class lsq(Activation):
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Centred(Activation):
+    """Of grids that are symmetric, or begin at 0 where no negative number has been seen."""
+
+    def _zero_point(self, start: Range) -> jax.Array:
+        low, _ = ends(self.bits)
+        return jnp.where(_is_signed(start), 0, low).astype(jnp.int32)
+
+    def _bounds(self, start: Range) -> tuple[Array, Array]:
+        """The least and greatest count of steps from 0."""
+        low, high = map(jnp.float32, ends(self.bits))
+        signed = _is_signed(start)
+        return jnp.where(signed, low, 0.0), jnp.where(signed, high, jnp.float32(self.levels))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class lsq(_Centred):
     """Learned step size (Esser et al., 2020): the scale, its gradient times 1 / sqrt(N Q_P).
 
     N is the count of features of one example. A site that has shown no negative number has zero point -128
@@ -76,19 +128,19 @@ class lsq(Activation):
     learned = ("scale",)
 
     def grid(self, start: Range, added: Added) -> Grid:
-        zero_point = jnp.where(_is_signed(start), 0, LOW).astype(jnp.int32)
-        _, high = _bounds(start)
-        wanted = jnp.maximum(-start["low"] * np.float32(-1 / LOW), start["high"] * (1 / high))
-        return Grid(_positive(wanted + added["scale"]), zero_point)
+        lowest, _ = ends(self.bits)
+        _, high = self._bounds(start)
+        wanted = jnp.maximum(-start["low"] * np.float32(-1 / lowest), start["high"] * (1 / high))
+        return Grid(_positive(wanted + added["scale"]), self._zero_point(start), self.bits)
 
     def fake_quant(self, values: Array, start: Range, added: Added) -> jax.Array:
-        low, high = _bounds(start)
+        low, high = self._bounds(start)
         scale = scaled_gradient(self.grid(start, added).scale, _lsq_factor(values, high))
         steps = values * (1 / lax.stop_gradient(scale))
         return rounded(values, scale, steps <= low, steps >= high, low * scale, high * scale)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class lsq_plus(Activation):
     """Learned scale and offset (LSQ+, Bhalgat et al., 2020, equations 2 to 4; n = 0, p = 255).
 
@@ -101,24 +153,25 @@ class lsq_plus(Activation):
 
     def grid(self, start: Range, added: Added) -> Grid:
         scale, offset = self._parameters(start, added)
-        zero_point = jnp.clip(jnp.round(LOW - offset / scale), LOW, HIGH)
-        return Grid(scale, lax.stop_gradient(zero_point).astype(jnp.int32))
+        low, high = ends(self.bits)
+        zero_point = jnp.clip(jnp.round(low - offset / scale), low, high)
+        return Grid(scale, lax.stop_gradient(zero_point).astype(jnp.int32), self.bits)
 
     def fake_quant(self, values: Array, start: Range, added: Added) -> jax.Array:
-        factor = _lsq_factor(values, jnp.float32(LEVELS))
+        factor = _lsq_factor(values, jnp.float32(self.levels))
         low, high = _steps_of(self.grid(start, added))
         scale, offset = (scaled_gradient(p, factor) for p in self._parameters(start, added))
         steps, step = values * (1 / lax.stop_gradient(scale)), lax.stop_gradient(scale)
         bottom = straight_through(offset, low * step)
-        top = straight_through(offset + LEVELS * scale, high * step)
+        top = straight_through(offset + self.levels * scale, high * step)
         return rounded(values, scale, steps <= low, steps >= high, bottom, top)
 
     def _parameters(self, start: Range, added: Added) -> tuple[Array, Array]:
-        scale = _positive((start["high"] - start["low"]) * PER_STEP + added["scale"])
+        scale = _positive((start["high"] - start["low"]) * self.per_step + added["scale"])
         return scale, start["low"] + added["offset"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class pact(Activation):
     """Learned clip of rectified activations, [0, alpha] (PACT, Choi et al., 2018, equations 1 to 3).
 
@@ -131,15 +184,17 @@ class pact(Activation):
     rectified = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.l2 < np.inf:
             raise ValueError(f"pact: l2 is {self.l2}, expected a number >= 0")
 
     def grid(self, start: Range, added: Added) -> Grid:
-        return Grid(self._alpha(start, added) * PER_STEP, jnp.int32(LOW))
+        low, _ = ends(self.bits)
+        return Grid(self._alpha(start, added) * self.per_step, jnp.int32(low), self.bits)
 
     def fake_quant(self, values: Array, start: Range, added: Added) -> jax.Array:
         alpha, step = self._alpha(start, added), lax.stop_gradient(self.grid(start, added).scale)
-        top = straight_through(alpha, LEVELS * step)
+        top = straight_through(alpha, self.levels * step)
         return rounded(values, step, values < 0, values >= alpha, jnp.float32(0), top)
 
     def penalty(self, start: Range, added: Added) -> Array:
@@ -150,7 +205,7 @@ class pact(Activation):
         return straight_through(alpha, jnp.maximum(alpha, SMALLEST_RANGE))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class learned_min_max(Activation):
     """Learned ends, as TensorFlow's ``FakeQuantWithMinMaxVars`` differentiates them.
 
@@ -160,14 +215,14 @@ class learned_min_max(Activation):
     learned = ("low", "high")
 
     def grid(self, start: Range, added: Added) -> Grid:
-        return covering(*self._ends(start, added))
+        return covering(*self._ends(start, added), self.bits)
 
     def fake_quant(self, values: Array, start: Range, added: Added) -> jax.Array:
         low, high = self._ends(start, added)
-        grid = covering(lax.stop_gradient(low), lax.stop_gradient(high))
+        grid = covering(lax.stop_gradient(low), lax.stop_gradient(high), self.bits)
         bottom, top = (steps * grid.scale for steps in _steps_of(grid))
-        ends = straight_through(low, bottom), straight_through(high, top)
-        return rounded(values, grid.scale, values < bottom, values > top, *ends)
+        clips = straight_through(low, bottom), straight_through(high, top)
+        return rounded(values, grid.scale, values < bottom, values > top, *clips)
 
     def _ends(self, start: Range, added: Added) -> tuple[Array, Array]:
         low, high = (start[end] + added[end] for end in ("low", "high"))
@@ -177,8 +232,8 @@ class learned_min_max(Activation):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class tqt(Activation):
+@dataclasses.dataclass(frozen=True, repr=False)
+class tqt(_Centred):
     """Trained threshold, in log2 (TQT, Jain et al., 2020, equations 4 to 8); symmetric, as ``lsq``.
 
     Attributes:
@@ -193,15 +248,14 @@ class tqt(Activation):
         power = jnp.log2(jnp.maximum(largest, SMALLEST_RANGE)) + added["log2_threshold"]
         power = straight_through(power, jnp.clip(power, -MOST_OCTAVES, MOST_OCTAVES))
         # Levels to a side: 2**(b - 1) of a signed grid, 2**b of an unsigned one.
-        octaves = jnp.where(_is_signed(start), 7, 8)
+        octaves = jnp.where(_is_signed(start), self.bits - 1, self.bits)
         scale = lax.stop_gradient(self._scale(power, octaves))
         # d scale / d power is scale * ln 2 (equation 7), straight through the rounding of the power.
         scale = scale * (1 + LN_2 * (power - lax.stop_gradient(power)))
-        zero_point = jnp.where(_is_signed(start), 0, LOW).astype(jnp.int32)
-        return Grid(_positive(scale), zero_point)
+        return Grid(_positive(scale), self._zero_point(start), self.bits)
 
     def fake_quant(self, values: Array, start: Range, added: Added) -> jax.Array:
-        low, high = _bounds(start)
+        low, high = self._bounds(start)
         scale = self.grid(start, added).scale
         steps = jnp.round(values * (1 / lax.stop_gradient(scale)))
         return rounded(values, scale, steps < low, steps > high, low * scale, high * scale)
@@ -245,19 +299,10 @@ def _is_signed(start: Range) -> Array:
     return start["low"] < 0
 
 
-def _bounds(start: Range) -> tuple[Array, Array]:
-    """The least and greatest count of steps from 0 of a grid that is symmetric, or starts at 0."""
-    signed = _is_signed(start)
-    return (
-        jnp.where(signed, jnp.float32(LOW), jnp.float32(0)),
-        jnp.where(signed, jnp.float32(HIGH), jnp.float32(LEVELS)),
-    )
-
-
 def _steps_of(grid: Grid) -> tuple[Array, Array]:
     """The least and greatest count of steps from 0 of a grid."""
     zero_point = jnp.float32(grid.zero_point)
-    return LOW - zero_point, HIGH - zero_point
+    return grid.low - zero_point, grid.high - zero_point
 
 
 def _positive(scale: Array) -> Array:

@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxmini.compress.quantize.estimators import Estimator, min_max
 from jaxmini.compress.quantize.fold import Affine
-from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.grid import BITS, WIDE, Grid
 from jaxmini.compress.quantize.kernels import Kernel, per_channel
 from jaxmini.compress.quantize.learned import Activation, observed
 from jaxmini.compress.quantize.program import Literal, Op, Program, Value, read
@@ -275,6 +275,21 @@ class Plan:
     def activation(self, site: str) -> Activation:
         """How training moves a site's grid."""
         return self.activations.get(site, observed())
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether activations are of 16 bits."""
+        return any(choice.bits == WIDE for choice in self.activations.values())
+
+    @property
+    def constant_bits(self) -> int:
+        """Of the constants that are added and multiplied, which kernels want as wide as activations."""
+        return WIDE if self.is_wide else BITS
+
+    @property
+    def bias_type(self) -> np.dtype:
+        """Of the biases: int64 where activations are of 16 bits."""
+        return np.dtype(np.int64 if self.is_wide else np.int32)
 
     def kernel(self, group: Weighted) -> Kernel:
         """How a group's kernel is rounded."""

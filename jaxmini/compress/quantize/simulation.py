@@ -7,16 +7,19 @@ integers exactly; sums that may pass 2**24 are made in parts and added as int32.
 import functools
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmini.compress.quantize import simulation_int16
 from jaxmini.compress.quantize.fixed_point import multiplied
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, operand_name
 from jaxmini.compress.quantize.functions import Apply
-from jaxmini.compress.quantize.grid import HIGH, LOW, Grid, quantized
+from jaxmini.compress.quantize.grid import WIDE, Grid, quantized
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
+from jaxmini.compress.quantize.parts import exact_parts
 from jaxmini.compress.quantize.plan import (
     INPUT,
     AveragePool,
@@ -33,25 +36,35 @@ from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
 from jaxmini.state import Array
 
-EXACT = 2**24  # float32 holds every integer up to here
 ADD_BITS = 20  # the larger multiplier of XNNPACK's addition is in [2**20, 2**21)
 
 
 def simulate(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
-    """What the integer file computes, int8 of the shape of the plan's output.
+    """What the integer file computes, int8 (or int16) of the shape of the plan's output.
 
-    The plan and the frozen tree are constants of the computation; for many batches of one shape, compile
-    ``jax.jit(functools.partial(simulate, plan, frozen))`` once.
+    The plan and the frozen tree are constants of the computation; for many batches of one shape take
+    ``simulator(plan, frozen)`` once.
 
     Args:
-        inputs: of the shape the plan was made for: int8 on the input's grid, float32, or int32 tokens.
+        inputs: of the shape the plan was made for: integers on the input's grid, float32, or int32 tokens.
+
+    Raises:
+        TypeError: a network of int16 activations is simulated in NumPy, and JAX traces it.
     """
+    if plan.is_wide:
+        _check_traced(inputs)
+        return simulation_int16.simulate(plan, frozen, np.asarray(inputs))
     values = {plan.program.input: _input(plan, frozen, inputs)}
     for group in plan.groups:
         results = simulate_group(plan, frozen, group, values)
         values.update(zip(group.outputs, results, strict=True))
-    output = values[plan.output] + jnp.float32(frozen.grids[plan.output_site].zero_point)
-    return output.astype(jnp.int8)
+    return uncentred(values[plan.output], frozen.grids[plan.output_site])
+
+
+def simulator(plan: Plan, frozen: Frozen) -> Callable[[Array], Array]:
+    """``simulate`` of one network for many batches; compiled, but for int16 activations."""
+    run = functools.partial(simulate, plan, frozen)
+    return run if plan.is_wide else jax.jit(run)
 
 
 def simulate_group(
@@ -62,6 +75,8 @@ def simulate_group(
     Args:
         values: its operands that are not constants, as ``centred`` gives them; so are the results.
     """
+    if plan.is_wide:
+        return simulation_int16.simulate_group(plan, frozen, group, values)
     kernels = _Integers(plan, frozen, group)
     operands = [kernels.operand(values, position) for position in range(len(group.inputs))]
     return kernels(*operands)
@@ -75,8 +90,25 @@ def _input(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
 
 
 def centred(integers: Array, grid: Grid) -> Array:
-    """Integers of a grid as ``q - zero_point`` in float32."""
+    """Integers of a grid as ``q - zero_point``, float32; those of 16 bits as NumPy's int64."""
+    if grid.bits == WIDE:
+        return np.asarray(integers).astype(np.int64)
     return jnp.float32(integers) - jnp.float32(grid.zero_point)
+
+
+def uncentred(values: Array, grid: Grid) -> Array:
+    """The integers of a grid, int8 or int16, that ``centred`` made of them."""
+    if grid.bits == WIDE:
+        return values.astype(np.int16)
+    return (values + jnp.float32(grid.zero_point)).astype(jnp.int8)
+
+
+def _check_traced(inputs: Array) -> None:
+    if isinstance(inputs, jax.core.Tracer):
+        raise TypeError(
+            "simulate: int16 activations are simulated in NumPy: call it with arrays, not under jit, or "
+            "take simulator(plan, frozen)"
+        )
 
 
 class _Integers:
@@ -143,13 +175,13 @@ class _Integers:
     def rounded(self, values: Array) -> Array:
         """Nearest integers, ties to even, held to the grid."""
         zero_point = jnp.float32(self.grid.zero_point)
-        return jnp.clip(jnp.round(values), LOW - zero_point, HIGH - zero_point)
+        return jnp.clip(jnp.round(values), self.grid.low - zero_point, self.grid.high - zero_point)
 
     def weighted(self, inputs: Array) -> Array:
         frozen = self.frozen.kernels[self.group.name]
         channels = self.group.channels
         total = jnp.int32(0)
-        for part in _exact_parts(frozen.kernel):
+        for part in exact_parts(frozen.kernel):
             product = self.group.product(inputs, jnp.asarray(part), exactly=True)
             total = total + product.astype(jnp.int32)
         row = (1,) * (total.ndim - len(channels)) + channels
@@ -221,18 +253,3 @@ def _clamped(values: Array, clamp: Clamp | None, grid: Grid) -> Array:
     return (
         values if np.isinf(clamp.high) else jnp.minimum(values, np.round(clamp.high / grid.scale))
     )
-
-
-def _exact_parts(kernel: np.ndarray) -> list[np.ndarray]:
-    """Kernels [..., I, O] that add up to ``kernel``, each small enough for exact sums in float32."""
-    rows, count = np.arange(kernel.shape[-2]), 1
-    while True:
-        parts = [np.where((rows % count == i)[:, None], kernel, 0) for i in range(count)]
-        sums = [np.abs(p.astype(np.int64)).reshape(-1, p.shape[-1]).sum(0).max() for p in parts]
-        if max(sums) * (HIGH - LOW) <= EXACT:
-            return [part.astype(np.float32) for part in parts]
-        if count >= len(rows):
-            raise ValueError(
-                f"simulate: a window of {kernel.shape[:-2]} is too large for exact sums"
-            )
-        count *= 2

@@ -19,7 +19,7 @@ LEVELS = np.arange(LOW, HIGH + 1)
 
 def looked_up(steps: np.ndarray, inputs: Array, source: Grid, target: Grid) -> Array:
     """Each input's entry of a table of centred integers, one for each integer of ``source``."""
-    low, high = LOW - int(target.zero_point), HIGH - int(target.zero_point)
+    low, high = target.low - int(target.zero_point), target.high - int(target.zero_point)
     table = jnp.asarray(np.clip(steps, low, high), jnp.float32)
     return table[inputs.astype(jnp.int32) + (int(source.zero_point) - LOW)]
 
@@ -120,4 +120,4 @@ def log_softmax(inputs: Array, source: Grid, target: Grid) -> Array:
     logits = logits - jnp.log(jnp.sum(jnp.exp(logits), -1, keepdims=True))
     zero_point = int(target.zero_point)
     steps = jnp.round(logits / np.float32(target.scale))
-    return jnp.clip(steps, LOW - zero_point, HIGH - zero_point)
+    return jnp.clip(steps, target.low - zero_point, target.high - zero_point)

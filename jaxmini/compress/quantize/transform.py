@@ -16,7 +16,7 @@ from jaxmini.compress.quantize.calibration import Observe, gathered, settled
 from jaxmini.compress.quantize.estimators import Estimator, Statistics, min_max
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.fake import FakeQuant, Train
-from jaxmini.compress.quantize.grid import HIGH, LOW, Grid
+from jaxmini.compress.quantize.grid import BITS, WIDE, Grid
 from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import Kernel, per_channel
 from jaxmini.compress.quantize.learned import Activation, observed
@@ -45,6 +45,9 @@ from jaxmini.state import Array, PyTree
 class int8:
     """8-bit activations, one asymmetric grid a tensor; 8-bit kernels, one symmetric grid a channel.
 
+    ``int8(activation=observed(bits=16))`` is W8A16: activations on symmetric grids of 16 bits, in a file
+    of variant ``int16x8``. Fewer bits than 8, as ``lsq(bits=4)``, are for training and simulation.
+
     Attributes:
         momentum: of the moving average of ranges in training, 0..1; 1 leaves them as calibrated.
         estimator: what ``calibrate`` makes ranges with. Those of one that clips (``percentile``, ``mse``,
@@ -53,9 +56,9 @@ class int8:
         rules: what parts of the network get in place of these, by path; the first match decides. A
             ``float_island`` keeps its modules out of the integers, an ``integer_norm`` brings
             normalisations into them.
-        activation: how training moves grids: ``observed`` by the moving average, ``lsq``, ``lsq_plus``,
-            ``learned_min_max``, ``tqt`` or ``pact`` (of rectified sites; the others stay observed) by
-            gradients. Grids that are given are not moved.
+        activation: of how many bits grids are, and how training moves them: ``observed`` by the moving
+            average, ``lsq``, ``lsq_plus``, ``learned_min_max``, ``tqt`` or ``pact`` (of rectified sites; the
+            others stay observed) by gradients. Grids that are given are not moved.
         schedule: when activations are rounded in training, and when their grids freeze.
         oscillation: what is done about weights that oscillate between two integers: nothing,
             ``monitoring``, ``freezing`` or ``dampening``.
@@ -139,9 +142,10 @@ def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = N
     if is_quantized(model):
         raise ValueError("quantize: the model is quantized already: quantize the float model, once")
     grid = None if input_grid is None else _checked(input_grid)
-    # Only rules can be wrong for a model; where nothing else asks for variables init is recorded as it
-    # always was.
-    checked = {"scheme": scheme} if scheme.rules or scheme.learns else {}
+    # Only rules and 16 bits can be wrong for a model; where nothing else asks for variables init is recorded
+    # as it always was.
+    asks = scheme.rules or scheme.learns or scheme.activation.bits == WIDE
+    checked = {"scheme": scheme} if asks else {}
     return Model(
         functools.partial(_init, model, grid, **checked),
         functools.partial(_apply, model, scheme, grid),
@@ -205,8 +209,8 @@ def calibrate(
         known = gathered(plan, known, jax.device_get(observe(floats, batch)), number)
     if plan is None:
         raise ValueError("calibrate: there are no batches to see")
-    ranges = settled(plan, known)
-    plan = _plan(of, scheme.choices, grid, floats, batch)
+    observing, plan = plan, _plan(of, scheme.choices, grid, floats, batch)
+    ranges = settled(observing, known, plan)
     first = _fresh(scheme, plan, floats)
     if first.starts:
         first = first._replace(starts=jax.jit(functools.partial(kernel_starts, plan))(floats))
@@ -309,6 +313,10 @@ def _ranges(variables: Variables) -> Ranges:
 
 def _checked(grid: Grid) -> Grid:
     scale, zero_point = np.float32(grid.scale), int(grid.zero_point)
-    if not (scale > 0 and LOW <= zero_point <= HIGH and zero_point == grid.zero_point):
-        raise ValueError(f"{grid}: expected a scale > 0 and an integer zero point in {LOW}..{HIGH}")
-    return Grid(scale, np.int32(zero_point))
+    inside = grid.low <= zero_point <= grid.high and zero_point == grid.zero_point
+    if grid.bits not in (BITS, WIDE) or not (scale > 0 and inside):
+        raise ValueError(
+            f"{grid}: expected a scale > 0 and an integer zero point in {grid.low}..{grid.high}, of "
+            f"{BITS} bits, or of {WIDE}"
+        )
+    return Grid(scale, np.int32(zero_point), grid.bits)

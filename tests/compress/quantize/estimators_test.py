@@ -33,20 +33,21 @@ def draw(name, size=20_000, seed=0):
 NAMES = ("gauss", "laplace", "uniform", "rectified", "rectified_heavy", "shifted", "outlier")
 
 
-def estimate(estimator, *batches):
+def estimate(estimator, *batches, bits=8):
     seen = [jax.device_get(jax.jit(estimator.observe)(batch)) for batch in batches]
-    ends = estimator.settle(functools.reduce(estimator.follow, seen))
+    ends = estimator.settle(functools.reduce(estimator.follow, seen), bits)
     return tuple(float(np.float32(end)) for end in ends)
 
 
 # -- references
 
 
-def rounding_error(values, low, high):
-    """Mean squared error of 8-bit rounding onto the grid of a range, float64."""
-    scale = (high - low) / 255
-    zero_point = np.clip(np.round(-128 - low / scale), -128, 127)
-    q = np.clip(np.round(values / scale) + zero_point, -128, 127)
+def rounding_error(values, low, high, bits=8):
+    """Mean squared error of rounding onto the grid of a range, float64."""
+    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    scale = (high - low) / (2**bits - 1)
+    zero_point = np.clip(np.round(least - low / scale), least, most)
+    q = np.clip(np.round(values / scale) + zero_point, least, most)
     return np.mean((values - scale * (q - zero_point)) ** 2)
 
 
@@ -121,6 +122,28 @@ def test_mse_is_the_best_pair_of_ends(name):
     clipped = estimate(mse(), values[:4000].astype(np.float32))
     assert rounding_error(values[:4000], *clipped) <= 1.03 * best
     assert values.min() <= low <= 0 <= high <= values.max()
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6])
+@pytest.mark.parametrize("name", ["gauss", "rectified", "laplace"])
+def test_fewer_bits_are_clipped_more(name, bits):
+    values = draw(name).astype(np.float64)
+    few, eight = (estimate(mse(), values.astype(np.float32), bits=b) for b in (bits, 8))
+    parts = np.linspace(1, 0.05, 39)
+    lows = parts * values.min() if values.min() < 0 else [0.0]
+    best = min(
+        rounding_error(values[:4000], a, b, bits) for a in lows for b in parts * values.max()
+    )
+    assert rounding_error(values, *few, bits) <= 1.1 * best
+    assert rounding_error(values, *few, bits) < rounding_error(values, *eight, bits)
+    assert few[1] < eight[1]
+
+
+def test_sixteen_bits_are_hardly_clipped():
+    values = draw("gauss")
+    ends = values.min(), values.max()
+    np.testing.assert_allclose(estimate(mse(), values, bits=16), ends, rtol=1e-3)
+    np.testing.assert_array_equal(estimate(entropy(), values, bits=16), ends)
 
 
 def test_mse_pays_as_much_for_an_outlier_as_for_all_others():

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,3 +78,62 @@ def test_a_constant_keeps_its_largest_value():
     grid = symmetric(values)
     np.testing.assert_allclose(fake_quant(values, grid), values, atol=grid.scale / 2)
     np.testing.assert_array_equal(quantized(values, grid), [-127, 4, 85])
+
+
+bits = st.sampled_from([2, 3, 4, 5, 6, 7, 8, 16])
+
+
+@given(ends, ends, bits)
+def test_a_grid_of_any_bits_spans_its_range_and_holds_zero(low, high, bits):
+    grid = covering(jnp.float32(-low), jnp.float32(high), bits)
+    scale, zero_point = float(grid.scale), int(grid.zero_point)
+    assert (grid.low, grid.high, grid.bits) == (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, bits)
+    assert scale > 0
+    assert grid.low <= zero_point <= grid.high
+    assert zero_point == 0 or bits < 16
+    assert (grid.low - zero_point) * scale <= -low + 0.501 * scale
+    assert (grid.high - zero_point) * scale >= high - 0.501 * scale
+    steps = max(low, high, 1e-8) / 32767 if bits == 16 else max(low + high, 1e-8) / (2**bits - 1)
+    np.testing.assert_allclose(scale, steps, rtol=1e-6)
+    assert float(fake_quant(jnp.float32(0), grid)) == 0
+
+
+@given(
+    st.floats(2.0**-10, 2.0**10, width=32),
+    st.integers(0, 2**16 - 1),
+    bits,
+    st.integers(0, 2**32 - 1),
+)
+def test_rounding_is_that_of_float64(scale, place, bits, seed):
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    zero_point = 0 if bits == 16 else low + place % 2**bits
+    grid = Grid(np.float32(scale), np.int32(zero_point), bits)
+    rng = np.random.default_rng(seed)
+    # Away from ties, where float32 and float64 may part.
+    steps = rng.integers(low - 3, high + 4, 64) - zero_point + rng.uniform(-0.4, 0.4, 64)
+    values = (steps * np.float64(grid.scale)).astype(np.float32)
+    wanted = np.clip(np.rint(values / np.float64(grid.scale)) + zero_point, low, high)
+    integers = quantized(jnp.asarray(values), grid)
+    assert integers.dtype == (np.int16 if bits == 16 else np.int8) == grid.dtype
+    np.testing.assert_array_equal(integers, wanted)
+    numbers = (wanted - zero_point) * np.float64(grid.scale)
+    np.testing.assert_allclose(dequantized(integers, grid), numbers, rtol=1e-6, atol=0)
+    np.testing.assert_array_equal(
+        fake_quant(jnp.asarray(values), grid), dequantized(integers, grid)
+    )
+
+
+@pytest.mark.parametrize("bits", [3, 8, 16])
+def test_a_grid_passes_jit_and_a_file(bits):
+    grid = jax.jit(lambda low, high: covering(low, high, bits))(jnp.float32(-1), jnp.float32(2))
+    assert grid.bits == bits
+    assert len(jax.tree.leaves(grid)) == 2
+    again = Grid.from_arrays(**grid.arrays())
+    assert again.bits == bits
+    assert (again.scale, again.zero_point) == (grid.scale, grid.zero_point)
+    assert ("bits" in grid.arrays()) == (bits != 8)
+
+
+def test_a_wide_constant_has_the_integers_of_its_bits():
+    values = jnp.float32([-3, 0.1, 2])
+    np.testing.assert_array_equal(quantized(values, symmetric(values, 16)), [-32767, 1092, 21845])

@@ -13,7 +13,10 @@ from jaxmini.compress.quantize import learned_min_max, lsq, lsq_plus, observed, 
 from jaxmini.compress.quantize.grid import fake_quant
 from jaxmini.compress.quantize.learned import scaled_gradient
 
-KINDS = (lsq(), lsq_plus(), pact(), learned_min_max(), tqt(), tqt(power_of_two=False))
+KINDS = (
+    *(lsq(), lsq_plus(), pact(), learned_min_max(), tqt(), tqt(power_of_two=False)),
+    *(lsq(bits=2), lsq_plus(bits=3), pact(bits=4), learned_min_max(bits=5), tqt(bits=4)),
+)
 
 
 def draw(seed, *, signed=True, shape=(4, 3, 5)):
@@ -82,42 +85,45 @@ def lsq_reference(values, weights, scale, most_negative, most_positive):
     return outputs, slopes, {"scale": g * grads["scale"]}
 
 
-def lsq_plus_reference(values, weights, scale, offset):
-    """Bhalgat et al., 2020, equations 2 to 4, n = 0, p = 255, at the offset that integers can hold."""
-    zero_point = np.clip(np.round(-128 - offset / scale), -128, 127)
-    beta = scale * (-128 - zero_point)
+def lsq_plus_reference(values, weights, scale, offset, bits):
+    """Bhalgat et al., 2020, equations 2 to 4, n = 0, p = 2**bits - 1, at the offset integers can hold."""
+    low, high, p = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1, 2**bits - 1
+    zero_point = np.clip(np.round(low - offset / scale), low, high)
+    beta = scale * (low - zero_point)
 
     def rule(value):
         v = (value - beta) / scale
         if v <= 0:
             return beta, 0, {"scale": 0, "offset": 1}
-        if v >= 255:
-            return beta + 255 * scale, 0, {"scale": 255, "offset": 1}
+        if v >= p:
+            return beta + p * scale, 0, {"scale": p, "offset": 1}
         return np.round(v) * scale + beta, 1, {"scale": np.round(v) - v, "offset": 0}
 
     outputs, slopes, grads = by_element(values, weights, rule)
-    g = 1 / np.sqrt(values[0].size * 255)
+    g = 1 / np.sqrt(values[0].size * p)
     return outputs, slopes, {name: g * grad for name, grad in grads.items()}
 
 
-def pact_reference(values, weights, alpha):
+def pact_reference(values, weights, alpha, bits):
     """Choi et al., 2018, equations 1 to 3."""
+    levels = 2**bits - 1
 
     def rule(value):
         if value < 0:
             return 0.0, 0, {"alpha": 0}
         if value >= alpha:
             return alpha, 0, {"alpha": 1}
-        return np.round(value * 255 / alpha) * alpha / 255, 1, {"alpha": 0}
+        return np.round(value * levels / alpha) * alpha / levels, 1, {"alpha": 0}
 
     return by_element(values, weights, rule)
 
 
-def min_max_reference(values, weights, low, high):
+def min_max_reference(values, weights, low, high, bits):
     """TensorFlow's fake_quant_with_min_max_vars and its gradient, ends nudged so that 0 is exact."""
-    scale = (high - low) / 255
-    zero_point = np.clip(np.round(-128 - low / scale), -128, 127)
-    bottom, top = (-128 - zero_point) * scale, (127 - zero_point) * scale
+    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    scale = (high - low) / (2**bits - 1)
+    zero_point = np.clip(np.round(least - low / scale), least, most)
+    bottom, top = (least - zero_point) * scale, (most - zero_point) * scale
 
     def rule(value):
         if value < bottom:
@@ -129,10 +135,10 @@ def min_max_reference(values, weights, low, high):
     return by_element(values, weights, rule)
 
 
-def tqt_reference(values, weights, power, *, signed, power_of_two):
+def tqt_reference(values, weights, power, *, signed, power_of_two, bits):
     """Jain et al., 2020, equations 4 to 8."""
-    scale = 2.0 ** (np.ceil(power) if power_of_two else power) / (128 if signed else 256)
-    n, p = (-128, 127) if signed else (0, 255)
+    n, p = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    scale = 2.0 ** (np.ceil(power) if power_of_two else power) / (p + 1)
 
     def rule(value):
         steps = np.round(value / scale)
@@ -149,21 +155,22 @@ def tqt_reference(values, weights, power, *, signed, power_of_two):
 def reference(kind, values, start, added, weights):
     low, high = float(start["low"]), float(start["high"])
     more = {name: float(one) for name, one in added.items()}
-    signed = low < 0
+    signed, bits, levels = low < 0, kind.bits, 2**kind.bits - 1
     if isinstance(kind, lsq):
-        bounds = (128, 127) if signed else (0, 255)
-        scale = max(-low / 128, high / 127) if signed else high / 255
+        half = 2 ** (bits - 1)
+        bounds = (half, half - 1) if signed else (0, levels)
+        scale = max(-low / half, high / (half - 1)) if signed else high / levels
         return lsq_reference(values, weights, scale + more["scale"], *bounds)
     if isinstance(kind, lsq_plus):
-        scale = (high - low) / 255 + more["scale"]
-        return lsq_plus_reference(values, weights, scale, low + more["offset"])
+        scale = (high - low) / levels + more["scale"]
+        return lsq_plus_reference(values, weights, scale, low + more["offset"], bits)
     if isinstance(kind, pact):
-        return pact_reference(values, weights, high + more["alpha"])
+        return pact_reference(values, weights, high + more["alpha"], bits)
     if isinstance(kind, learned_min_max):
         ends = min(low + more["low"], 0), max(high + more["high"], 0)
-        return min_max_reference(values, weights, *ends)
+        return min_max_reference(values, weights, *ends, bits)
     power = np.log2(max(-low, high)) + more["log2_threshold"]
-    settings = {"signed": signed, "power_of_two": kind.power_of_two}
+    settings = {"signed": signed, "power_of_two": kind.power_of_two, "bits": bits}
     return tqt_reference(values, weights, power, **settings)
 
 
@@ -181,7 +188,13 @@ def test_value_and_gradients_are_the_papers(kind, seed, signed, part):
     start = start_of(values, part)
     rng = np.random.default_rng(seed + 1)
     size = 0.05 * max(-start["low"], start["high"])
-    unit = 0.3 if isinstance(kind, tqt) else size / 255 if "scale" in kind.learned else size
+    unit = (
+        0.3
+        if isinstance(kind, tqt)
+        else size / (2**kind.bits - 1)
+        if "scale" in kind.learned
+        else size
+    )
     added = {name: jnp.float32(unit * rng.uniform(-1, 1)) for name in kind.learned}
     if not is_clear_of_ties(kind, values, start, added):
         return
@@ -193,7 +206,7 @@ def test_value_and_gradients_are_the_papers(kind, seed, signed, part):
     np.testing.assert_array_equal(to_values, expected[1])
     for name, grad in expected[2].items():
         terms = np.abs(weights).sum() * max(1.0, scale if isinstance(kind, tqt) else 1.0)
-        factor = 1 / np.sqrt(values[0].size * 255) if "scale" in kind.learned else 1
+        factor = 1 / np.sqrt(values[0].size) if "scale" in kind.learned else 1
         assert abs(to_added[name] - grad) < 1e-4 * terms * factor * (1 + abs(grad)), name
 
 
@@ -311,3 +324,50 @@ def test_they_are_values():
     assert pact() == pact(2e-4) != pact(1e-3)
     assert repr(tqt()) == "tqt(power_of_two=True)"
     assert repr(lsq()) == "lsq()"
+
+
+# -- other bits
+
+
+FEW = st.integers(2, 7)
+
+
+def grid_of(kind, low, high):
+    return kind.grid({"low": jnp.float32(low), "high": jnp.float32(high)}, none(kind))
+
+
+@pytest.mark.parametrize("kind", [observed, lsq, lsq_plus, pact, learned_min_max, tqt])
+@given(bits=FEW, low=st.floats(-50, 0, width=32), high=st.floats(0.01, 50, width=32))
+def test_a_grid_of_few_bits_starts_at_the_range(kind, bits, low, high):
+    low = 0.0 if kind is pact or low > -0.01 else low
+    grid = grid_of(kind(bits=bits), low, high)
+    assert grid.bits == bits
+    assert -(2 ** (bits - 1)) <= int(grid.zero_point) <= 2 ** (bits - 1) - 1
+    bottom, top = (float((q - grid.zero_point) * grid.scale) for q in (grid.low, grid.high))
+    # A threshold is one step beyond the greatest number of its grid (Jain et al., 2020).
+    slack = (1.001 if kind is tqt else 0.501) * float(grid.scale)
+    assert bottom <= low + slack
+    assert top >= high - slack
+
+
+def test_bits_that_there_are_not():
+    for bits in (1, 9, 15, 17, 4.0, True, None):
+        with pytest.raises(
+            ValueError, match=r"observed: bits is .*, expected an integer 2..8, or 16"
+        ):
+            observed(bits=bits)
+    with pytest.raises(ValueError, match=r"lsq: bits is 16, and grids of 16 bits are not learned"):
+        lsq(bits=16)
+    with pytest.raises(ValueError, match="pact: l2 is -1"):
+        pact(-1, bits=4)
+
+
+def test_kinds_are_printed_with_their_bits_where_these_are_others():
+    kinds = (observed(), observed(bits=16), lsq(bits=4), pact(0.1), tqt(bits=3))
+    assert [str(kind) for kind in kinds] == [
+        "observed()",
+        "observed(bits=16)",
+        "lsq(bits=4)",
+        "pact(l2=0.1)",
+        "tqt(bits=3, power_of_two=True)",
+    ]

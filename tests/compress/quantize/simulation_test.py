@@ -25,7 +25,6 @@ from jaxmini.compress.quantize import (
 )
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.frozen import Dequantized, operand_name
-from jaxmini.compress.quantize.simulation import _exact_parts
 from jaxmini.model import from_linen
 
 NETS = {
@@ -146,31 +145,12 @@ def test_integers_and_floats_are_one_input():
     np.testing.assert_array_equal(simulate(plan, frozen, pixels), simulate(plan, frozen, floats))
 
 
-def test_long_sums_are_cut_until_exact():
-    rng = np.random.default_rng(0)
-    kernel = rng.integers(-127, 128, (3, 3, 600, 4)).astype(np.int8)
-    kernel[..., 0] = 127
-    x = jnp.full((1, 3, 3, 600), 255.0)
-    parts = _exact_parts(kernel)
-    assert len(parts) > 1
-    np.testing.assert_array_equal(sum(parts), kernel)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    total = sum(
-        jax.lax.conv_general_dilated(x, part, (1, 1), "VALID", dimension_numbers=numbers).astype(
-            int
-        )
-        for part in parts
-    )
-    np.testing.assert_array_equal(total.ravel(), kernel.reshape(-1, 4).astype(int).sum(0) * 255)
-    with pytest.raises(ValueError, match="too large for exact sums"):
-        _exact_parts(np.full((30, 30, 1, 1), 127, np.int8))
-
-
 class Marks(Dequantized):
     """The composites that a converter reads, as an exporter would put them."""
 
     def activation(self, site, values):
-        return mark(values, *self.frozen.grids[site])
+        grid = self.frozen.grids[site]
+        return mark(values, grid.scale, grid.zero_point)
 
     def weight(self, group):
         kernel, bias = super().weight(group)
@@ -179,7 +159,7 @@ class Marks(Dequantized):
 
     def constant(self, group, position):
         grid = self.frozen.constants[operand_name(group, position)].grid
-        return mark(super().constant(group, position), *grid)
+        return mark(super().constant(group, position), grid.scale, grid.zero_point)
 
     def average(self, group, values):
         return values

@@ -15,13 +15,22 @@ from jaxmini.axis import AXIS
 from jaxmini.compress.quantize import (
     Grid,
     calibrate,
+    floats_of,
+    freeze,
     int8,
+    lsq,
     make_plan,
+    observed,
     per_channel,
     per_tensor,
     quantize,
+    rule,
+    simulator,
 )
+from jaxmini.compress.quantize.evaluate import evaluate_all
+from jaxmini.compress.quantize.fake import FakeQuant
 from jaxmini.compress.quantize.ranges import is_seen
+from jaxmini.compress.quantize.stored import in_force
 from jaxmini.compress.quantize.transform import is_quantized
 from jaxmini.model import from_linen, with_head
 
@@ -247,3 +256,57 @@ def test_a_quantized_model_prints_and_pickles(residual):
     x = pictures(8)
     variables = calibrate(quantized, calibrated, [x])
     np.testing.assert_array_equal(infer(copy, variables, x), infer(quantized, variables, x))
+
+
+OTHER_BITS = (
+    int8(activation=observed(bits=4)),
+    int8(activation=lsq(bits=3), momentum=0.9),
+    int8(activation=observed(bits=5), rules=(rule("head", activation=observed()),)),
+    int8(activation=observed(bits=16)),
+)
+
+
+@pytest.mark.parametrize("scheme", OTHER_BITS, ids=["4", "lsq 3", "5 and 8", "16"])
+def test_activations_of_other_bits_train_freeze_and_are_simulated(residual, scheme):
+    model, quantized, x = residual[0], quantize(residual[0], scheme), pictures(8)
+    variables = calibrate(quantized, start(model, x), [x])
+    plan = make_plan(quantized, variables, x)
+
+    def loss(params):
+        logits, _ = quantized.apply({**variables, "params": params}, x, train=True)
+        return jnp.mean(jnp.square(logits))
+
+    for path, grad in jax.tree_util.tree_leaves_with_path(
+        jax.jit(jax.grad(loss))(variables["params"])
+    ):
+        assert np.all(np.isfinite(grad)), path
+        assert np.any(grad), path
+    frozen = freeze(plan, variables)
+    hooks = FakeQuant(plan, floats_of(variables), *in_force(plan, variables))
+    values = jax.jit(lambda x: evaluate_all(plan, hooks, x))(x)
+    for value, array in values.items():
+        site, bits = plan.site_of[value], frozen.grids[plan.site_of[value]].bits
+        assert bits == plan.activation(site).bits
+        assert 1 < np.unique(np.asarray(array)).size <= 2**bits
+    grid = frozen.grids[plan.output_site]
+    integers = np.asarray(simulator(plan, frozen)(x)).astype(int)
+    fake = np.asarray(values[plan.output]) / np.float64(grid.scale) + grid.zero_point
+    assert grid.low <= integers.min() < integers.max() <= grid.high
+    # A tie that falls the other way is a step; with 16 bits, multipliers of 15 bits make some more.
+    assert np.abs(integers - np.rint(fake)).max() <= (12 if grid.bits == 16 else 1)
+
+
+def test_more_bits_are_nearer_to_the_float_network(residual):
+    model, x = residual[0], pictures(8)
+    variables = start(model, x)
+    expected, errors = infer(model, variables, x), []
+    for bits in (2, 4, 6, 8, 16):
+        quantized = quantize(model, int8(activation=observed(bits=bits)))
+        calibrated = calibrate(quantized, variables, [x])
+        errors.append(float(jnp.mean(jnp.square(infer(quantized, calibrated, x) - expected))))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_given_grids_are_of_a_files_bits(residual):
+    with pytest.raises(ValueError, match="of 8 bits, or of 16"):
+        quantize(residual[0], input_grid=Grid(1.0, 0, 4))
