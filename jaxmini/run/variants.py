@@ -40,5 +40,6 @@ def require_trained(variant: str, name: str, scheme: int8 | weights_only | None)
     if bits is not None and scheme.activation.bits != bits:
         raise ValueError(
             f"{where}: the stage trains activations of {scheme.activation.bits} bits, and such a file has "
-            f"{bits}; give the stage quantize=int8(activation=observed(bits={bits})), or export another variant"
+            f"{bits}; give the stage quantize=int8(activation=observed(bits={bits})), or export another "
+            "variant"
         )
