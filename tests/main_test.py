@@ -330,4 +330,4 @@ def test_help_names_the_commands_and_waits_for_no_library():
     assert child.returncode == 0, child.stderr
     assert time.monotonic() - begun < 10
     for command in ("run", "preview", "describe", "benchmark", "parity", "demo", "micro"):
-        assert re.search(rf"^ +{command} ", child.stdout, re.MULTILINE)
+        assert re.search(rf"^ +{command}\b", child.stdout, re.MULTILINE)

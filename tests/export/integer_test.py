@@ -162,10 +162,15 @@ def test_a_file_of_tokens_may_give_floats():
     np.testing.assert_allclose(answers(content, inputs), steps * grid.scale, rtol=1e-6)
 
 
+class Brightness(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.mean((1, 2))
+
+
 def test_a_float_artifact_has_no_integers():
-    artifact = Artifact(
-        from_linen(Tokens()), {"params": {}}, ("a",), Normalization(0.5, 0.5), (4, 4, 1)
-    )
+    model = from_linen(Brightness())
+    artifact = Artifact(model, {"params": {}}, ("a",), Normalization(0.5, 0.5), (4, 4, 1))
     with pytest.raises(
         ValueError, match=r"needs a quantized model: wrap it as quantize\(model, inp"
     ):
