@@ -34,6 +34,8 @@ FORMS = {
         x[:, :1], (2, 7, 5, 3), (0, 1, 2, 3)
     ),
     "concatenate": lambda x: jnp.concatenate([x[:, :2], x], 1),
+    "dynamic_slice": lambda x: lax.dynamic_slice_in_dim(x, 1, 2, 1),
+    "gather": lambda x: x[:, np.array([2, 0, 2])],
     "max": lambda x: jnp.maximum(x, x[:, ::-1]),
     "min": lambda x: jnp.minimum(x, x[:, ::-1]),
     "pad": lambda x: lax.pad(x, 0.0, ((0, 0, 0), (1, 2, 0), (-1, 0, 0), (0, 1, 0))),
@@ -45,7 +47,9 @@ FORMS = {
     "slice": lambda x: x[:, 1:4:2, :, 1:],
     "split": lambda x: jnp.split(x, (2,), 2)[1],
     "squeeze": lambda x: lax.squeeze(x[:, :1, :, 2:], (1, 3)),
+    "stack": lambda x: jnp.stack([x, x[:, ::-1]], 2),
     "stop_gradient": lax.stop_gradient,
+    "tile": lambda x: jnp.tile(x, (1, 2, 1, 3)),
     "transpose": lambda x: x.transpose(0, 3, 1, 2),
 }
 

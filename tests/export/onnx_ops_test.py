@@ -87,9 +87,9 @@ def floats_of(plan: Plan) -> Plain:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_of_group_computes_what_the_plan_does(name: str, open_batch: bool):
     plan = planned(KINDS[name], X.shape, **PARAMS)
-    writer, result = translate(plan, floats_of(plan), "image", open_batch=open_batch)
+    writer, values = translate(plan, floats_of(plan), "image", open_batch=open_batch)
     x = np.concatenate([X, 2 * X]) if open_batch else X
-    found = answers(writer, result, x, plan.program.shape(plan.output))
+    found = answers(writer, values[plan.output], x, plan.program.shape(plan.output))
     run = jax.jit(lambda x: evaluate(plan, Float(plan, {"params": PARAMS}), x))
     expected = np.concatenate([run(x[start : start + 2]) for start in range(0, len(x), 2)])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
