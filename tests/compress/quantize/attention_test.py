@@ -21,6 +21,7 @@ from jaxmini.compress.quantize import (
     simulate,
 )
 from jaxmini.compress.quantize.evaluate import Float, evaluate
+from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.model import from_linen
@@ -91,10 +92,10 @@ def test_kernels_know_some_grids():
     _, plan, _, _, frozen = quantized_net("functions")
     given = {site.rpartition(":")[2]: grid for site, grid in plan.fixed.items()}
     assert given == {
-        "softmax": (1 / 256, -128),
-        "log_softmax": (1 / 16, 127),
-        "sigmoid": (1 / 256, -128),
-        "tanh": (1 / 128, 0),
+        "softmax": Grid(1 / 256, -128),
+        "log_softmax": Grid(1 / 16, 127),
+        "sigmoid": Grid(1 / 256, -128),
+        "tanh": Grid(1 / 128, 0),
     }
     assert {"gelu", "hard_swish", "leaky_relu", "leaky_relu_1"} <= set(labels(plan))
     assert all(frozen.grids[site] == grid for site, grid in plan.fixed.items())

@@ -337,15 +337,16 @@ def grid_of(kind, low, high):
 
 
 @pytest.mark.parametrize("kind", [observed, lsq, lsq_plus, pact, learned_min_max, tqt])
-@given(bits=FEW, low=st.floats(-50, 0, width=32), high=st.floats(0.01, 50, width=32))
+@given(bits=FEW, low=st.floats(-50, 0, width=32), high=st.floats(0.015625, 50, width=32))
 def test_a_grid_of_few_bits_starts_at_the_range(kind, bits, low, high):
     low = 0.0 if kind is pact or low > -0.01 else low
     grid = grid_of(kind(bits=bits), low, high)
     assert grid.bits == bits
     assert -(2 ** (bits - 1)) <= int(grid.zero_point) <= 2 ** (bits - 1) - 1
-    bottom, top = (float((q - grid.zero_point) * grid.scale) for q in (grid.low, grid.high))
+    zero, scale = int(grid.zero_point), float(grid.scale)
+    bottom, top = (scale * (q - zero) for q in (grid.low, grid.high))
     # A threshold is one step beyond the greatest number of its grid (Jain et al., 2020).
-    slack = (1.001 if kind is tqt else 0.501) * float(grid.scale)
+    slack = (1.001 if kind is tqt else 0.501) * scale
     assert bottom <= low + slack
     assert top >= high - slack
 
