@@ -74,9 +74,8 @@ class Layout:
         """
         if self.int4 and variant not in ("int8", "weights_only"):
             raise ValueError(
-                f"Layout: int4=True stores integer kernels of int8 files, and {variant!r} is none; "
-                "export variant 'int8' or 'weights_only' of a network quantized with kernels of at most "
-                "4 bits"
+                f"Layout: int4=True stores integer kernels of 'int8' and 'weights_only' files, and "
+                f"{variant!r} is neither; export one of a network quantized with kernels of at most 4 bits"
             )
         return dataclasses.replace(
             self,

@@ -1,7 +1,7 @@
 """tflite: an artifact as one .tflite file that needs nothing else: pixels in, logits out, labels inside.
 
-Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. Files of trained integers,
-``weights_only`` too, are checked against the frozen network before they are written.
+Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. Files of trained integers
+(int8, int16x8, weights_only) are checked against the frozen network before they are written.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def tflite(
 
     Args:
         artifact: for ``int8`` and ``weights_only``, of a model that ``quantize`` made by the scheme of that
-            name, and training has settled; for ``int16x8``, of one with activations of 16 bits.
+            name, and training has settled; for ``int16x8``, of one by ``int8`` with activations of 16 bits.
         path: of the file; a file there is replaced.
         variant: what numbers the file holds.
         backend: the converter, jax2tf (through TensorFlow) or litert (without); either writes every variant.

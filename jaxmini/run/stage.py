@@ -231,8 +231,9 @@ class Export:
 
     Attributes:
         stage: whose outcome is exported.
-        variant: ``int8`` needs a stage that quantizes by ``int8``, ``int16x8`` one with activations of 16
-            bits, ``weights_only`` one by ``weights_only``; the others take a stage that trains in float.
+        variant: ``int8`` needs a stage that quantizes by ``int8``, ``int16x8`` one that does so with
+            activations of 16 bits, ``weights_only`` one by ``weights_only``; the others take a stage that
+            trains in float.
         backend: the converter, ``jax2tf`` (through TensorFlow) or ``litert`` (without).
         name: of the file; the stage's name and the variant by default.
         layout: other types of input and output, more pictures a run, int4 kernels and the like.

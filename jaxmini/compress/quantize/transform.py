@@ -163,8 +163,8 @@ def quantize(model: Model, scheme: Scheme = int8(), *, input_grid: Grid | None =
     grid = None if input_grid is None else _checked(input_grid)
     # Only rules and 16 bits can be wrong for a model; where nothing else asks for variables init is recorded
     # as it always was.
-    alone = isinstance(scheme, weights_only)
-    asks = alone or scheme.rules or scheme.learns or scheme.activation.bits == WIDE
+    wide = isinstance(scheme, int8) and scheme.activation.bits == WIDE
+    asks = scheme.rules or scheme.learns or isinstance(scheme, weights_only) or wide
     checked = {"scheme": scheme} if asks else {}
     return Model(
         functools.partial(_init, model, grid, **checked),
