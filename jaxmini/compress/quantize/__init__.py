@@ -27,6 +27,7 @@ from jaxmini.compress.quantize.sensitivity import (
 from jaxmini.compress.quantize.simulation import simulate
 from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.compress.quantize.transform import calibrate, int8, make_plan, quantize
+from jaxmini.compress.quantize.weights_only import weights_only
 
 __all__ = [
     "Equalization",
@@ -77,6 +78,7 @@ __all__ = [
     "sensitivity_of",
     "simulate",
     "tqt",
+    "weights_only",
     "without_bias",
     "without_kernel",
 ]

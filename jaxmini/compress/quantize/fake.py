@@ -42,12 +42,15 @@ class FakeQuant(Float):
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
         (kernel, bias), rounding = super().weight(group), self.plan.kernel(group)
-        input_scale = self.grids[self.plan.input_site(group)].scale
+        site = self.plan.input_site(group)
+        input_scale = self.grids[site].scale if site in self.plan.sites else None
         kernel, scale = self.prepared(group, kernel, bias, input_scale)
-        return rounding.fake_quant(kernel, scale), fake_quant_steps(bias, input_scale * scale)
+        if input_scale is not None:
+            bias = fake_quant_steps(bias, input_scale * scale)
+        return rounding.fake_quant(kernel, scale), bias
 
     def prepared(
-        self, group: Weighted, kernel: Array, bias: Array, input_scale: Array
+        self, group: Weighted, kernel: Array, bias: Array, input_scale: Array | None
     ) -> tuple[Array, Array]:
         """A group's kernel [..., O] as it is to be rounded, and the scale [O] it is rounded with."""
         state = self.kernels.get(group.name, KernelState())

@@ -188,8 +188,9 @@ class Plan:
         program: the traced model.
         output: the value that the groups leave as the model's output.
         groups: in the order they run.
-        sites: the grids, by name; ``input`` is the first, but for a model of token numbers.
-        site_of: the site of each value between groups.
+        sites: the grids, by name; ``input`` is the first, but for a model of token numbers. None where only
+            kernels are rounded.
+        site_of: the site of each value between groups; of no grid where there is none.
         fixed: sites whose grid is given and not observed.
         ties: for a site that several groups share, the names of the others.
         weight_ops: the operations that depend on the variables alone.
@@ -225,7 +226,12 @@ class Plan:
     @property
     def reads_tokens(self) -> bool:
         """Whether the input is numbers of tokens, int32, which lie on no grid."""
-        return INPUT not in self.sites
+        return self.program.types[self.program.input].dtype == np.int32
+
+    @property
+    def rounds_kernels_alone(self) -> bool:
+        """Whether activations stay float: there is no grid."""
+        return not self.sites
 
     @property
     def islands(self) -> tuple[Group, ...]:

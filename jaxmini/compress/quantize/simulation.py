@@ -45,7 +45,15 @@ def simulate(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
 
     Args:
         inputs: of the shape the plan was made for: int8 on the input's grid, float32, or int32 tokens.
+
+    Raises:
+        ValueError: activations stay float, so that there are no integers.
     """
+    if plan.rounds_kernels_alone:
+        raise ValueError(
+            "simulate: with weights_only activations stay float: there is no network of integers; run the "
+            "model itself, or quantize with int8()"
+        )
     values = {plan.program.input: _input(plan, frozen, inputs)}
     for group in plan.groups:
         results = simulate_group(plan, frozen, group, values)
