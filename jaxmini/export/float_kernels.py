@@ -180,7 +180,7 @@ def _misplaced(file: File, plan: Plan, frozen: Frozen) -> Iterator[str]:
     """
     ours, ours_end = _behind_groups(plan, frozen)
     theirs, theirs_end = _behind_ops(file)
-    for key, before in (ours - theirs).keys():
+    for key, before in ours - theirs:
         name = next(n for n in frozen.kernels if _frozen(frozen, n).key == key)
         others = [n for n in frozen.kernels if _frozen(frozen, n).key in before]
         yield f"{name}: the file does not feed it with {', '.join(others) or 'the input alone'}"

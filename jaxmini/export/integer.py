@@ -46,8 +46,9 @@ def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
     plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(batch))
     if plan.rounds_kernels_alone:
         raise ValueError(
-            "tflite: variant='int8' needs a network of integers, and this one is quantized by weights_only(), "
-            "its activations are float: export it as variant='weights_only', or quantize it with int8()"
+            "tflite: variant='int8' needs a network of integers, and this one is quantized by "
+            "weights_only(), its activations are float: export it as "
+            "variant='weights_only', or quantize it with int8()"
         )
     frozen = freeze(plan, artifact.variables)
     _check_input_grid(frozen, artifact.normalization)

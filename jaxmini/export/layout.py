@@ -72,7 +72,8 @@ class Layout:
         if self.int4 and variant not in ("int8", "weights_only"):
             raise ValueError(
                 f"Layout: int4=True stores integer kernels, and variant {variant!r} has float ones; "
-                "export variant 'int8' or 'weights_only' of a network quantized with kernels of at most 4 bits"
+                "export variant 'int8' or 'weights_only' of a network quantized with kernels of at most "
+                "4 bits"
             )
         return dataclasses.replace(
             self,

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from jaxmini.compress import quantize as q
-from jaxmini.data import Normalization
 from jaxmini.evaluate.interpreter import Interpreter
 from jaxmini.evaluate.parity import file_parity
 from jaxmini.evaluate.runtime import Kernels, tflite_predict
@@ -28,10 +27,10 @@ from jaxmini.export import (
     integer_file,
     integer_form,
     litert,
+    load_stablehlo,
     onnx,
     predict,
     stablehlo,
-    load_stablehlo,
     tflite,
     weights_only_file,
     weights_only_form,
@@ -132,14 +131,20 @@ def test_the_file_stores_the_frozen_numbers(name: str, backend: str, written: Ca
         np.moveaxis(kernel.kernel, -1, axis).tobytes() for kernel in kernels for axis in (0, -1)
     }
     assert stored <= ours
-    readers = {op.name for op in file.ops for i in op.inputs if i >= 0 if file.tensors[i] in integers}
+    readers = {
+        op.name for op in file.ops for i in op.inputs if i >= 0 if file.tensors[i] in integers
+    }
     assert readers == {"DEQUANTIZE"}
     assert describe_file(exported.path)["variant"] == "weights_only"
 
 
 def test_both_back_ends_store_the_same_integers(written: Callable):
     stored = [
-        sorted(t.data.tobytes() for t in flatbuffer.read(written("mixed", b).path).tensors if t.is_quantized)
+        sorted(
+            t.data.tobytes()
+            for t in flatbuffer.read(written("mixed", b).path).tensors
+            if t.is_quantized
+        )
         for b in ("jax2tf", "litert")
     ]
     assert stored[0] == stored[1]
@@ -192,7 +197,7 @@ def test_a_second_signature_gives_what_the_head_takes(written: Callable, images:
     path = written("all at once").path
     vectors = tflite_predict(path, signature="embedding")(images[:4])
     head = artifact_of("all at once")
-    plan, frozen = weights_only_form(head, 3)
+    _, frozen = weights_only_form(head, 3)
     kernel = frozen.kernels["Block/Dense_0:dense"]
     answers = vectors @ kernel.float_kernel + kernel.float_bias
     np.testing.assert_allclose(tflite_predict(path)(images[:4]), answers, rtol=1e-4, atol=1e-5)
@@ -288,7 +293,9 @@ def test_kernels_in_each_other_s_place_are_found(images: np.ndarray):
                 first.inputs[position],
             )
 
-    with pytest.raises(ParityError, match="Dense_1:dense: the file does not feed it with .*Dense_0"):
+    with pytest.raises(
+        ParityError, match="Dense_1:dense: the file does not feed it with .*Dense_0"
+    ):
         float_kernels.check(edited(content, swapped), *form)
 
 
@@ -305,9 +312,7 @@ def test_a_missing_layer_and_one_too_many_are_found(written: Callable):
 def test_a_file_that_rounds_activations_as_it_runs_is_refused(images: np.ndarray):
     artifact = make(q.quantize(from_linen(Wide()), q.weights_only()), images)
     form = weights_only_form(artifact)
-    floats = litert.convert(
-        lambda x: predict_float(artifact, x), artifact.input_spec(1)
-    )
+    floats = litert.convert(lambda x: predict_float(artifact, x), artifact.input_spec(1))
     with pytest.raises(ConstraintError, match="reads the integers of"):
         float_kernels.check(as_dynamic_int8(floats), *form)
 

@@ -180,10 +180,13 @@ def test_a_stage_of_rounded_kernels_is_exported_as_such():
         Export(WEIGHTS)
     with pytest.raises(ValueError, match=said("quantizes by weights_only(); write it by Export")):
         Onnx(WEIGHTS)
-    with pytest.raises(ValueError, match=said("export it by Export(stage, variant='weights_only')")):
+    with pytest.raises(
+        ValueError, match=said("export it by Export(stage, variant='weights_only')")
+    ):
         Onnx(WEIGHTS, "float32")
     with pytest.raises(
-        ValueError, match=said("'teacher' as weights_only: the stage trains in float;...weights_only()")
+        ValueError,
+        match=said("'teacher' as weights_only: the stage trains in float;...weights_only()"),
     ):
         Export(TEACHER, "weights_only")
     with pytest.raises(ValueError, match="is float32 or uint8, not 'int8'"):

@@ -169,7 +169,9 @@ def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
     names = [INPUT] * (INPUT in plan.observed) + [group.name for group in groups]
     matched = [name for name in names if one.matches(name)]
     if not matched:
-        raise ValueError(f"quantize: rule({one.pattern!r}) matches nothing; {near(one.pattern, names)}")
+        raise ValueError(
+            f"quantize: rule({one.pattern!r}) matches nothing; {near(one.pattern, names)}"
+        )
     won = [name for name in matched if not any(earlier.matches(name) for earlier in before)]
     if not won:
         raise ValueError(

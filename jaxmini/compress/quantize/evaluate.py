@@ -114,6 +114,8 @@ def evaluate_group(
         _constant(hooks, group, position) if plan.is_constant(value) else values[value]
         for position, value in enumerate(group.inputs)
     ]
+    if isinstance(group, FloatRun):
+        return group.results(operands, hooks.held(group))
     return _results(plan, group, operands, hooks)
 
 
@@ -125,8 +127,6 @@ def _results(plan: Plan, group: Group, operands: list[Array], hooks: Hooks) -> l
     match group:
         case Move():
             return group.move(*operands)
-        case FloatRun():
-            return group.results(operands, hooks.held(group))
         case AveragePool():
             return [hooks.average(group, group.window_sum(*operands) / jnp.float32(group.count))]
         case Rectifier():

@@ -243,7 +243,8 @@ def _observing(scheme: Scheme, estimator: Estimator | None) -> Choices:
     if estimator is not None:
         if choices.activation is None:
             raise ValueError(
-                f"calibrate: activations stay float, so there is no range for {estimator} to make: leave it out"
+                f"calibrate: activations stay float, so there is no range for {estimator} to make: leave "
+                "it out"
             )
         choices = Choices(estimator, scheme.kernel, islands=choices.islands)
     check(choices.estimator, choices.kernel, "calibrate")

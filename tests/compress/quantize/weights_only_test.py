@@ -34,13 +34,12 @@ from jaxmini.model import from_linen
 from jaxmini.record import describe, rebuild
 
 PLAN = """\
-plan [4, 12, 12, 3] -> [4, 5]: 6 groups, 0 grids
-  Residual/stem:conv       fold sub mul add, relu                                        of input
-  Residual/depthwise:conv  fold sub mul add, relu6, per_channel(bits=4, mse=False)       of Residual/stem:conv
-  Residual/pointwise:conv  fold sub mul add                                              of Residual/depthwise:conv
-  Residual:float           8 float operations                                            of Residual/stem:conv + \
-Residual/pointwise:conv
-  Residual/head:dense      fold add                                                      of Residual:float"""
+plan [2, 12, 12, 3] -> [2, 5]: 5 groups, 0 grids
+  Residual/stem:conv fold sub mul add, relu of input
+  Residual/depthwise:conv fold sub mul add, relu6, per_channel(bits=4, mse=False) of Residual/stem:conv
+  Residual/pointwise:conv fold sub mul add of Residual/depthwise:conv
+  Residual:float 8 float operations of Residual/stem:conv + Residual/pointwise:conv
+  Residual/head:dense fold add of Residual:float"""
 
 
 class Anything(nn.Module):
@@ -70,6 +69,8 @@ class Tokens(nn.Module):
         return nn.Dense(5, name="head")(nn.silu(x).mean(1))
 
 
+EIGHT = q.weights_only()
+
 NETS = (
     Residual,
     Bottlenecks,
@@ -84,7 +85,7 @@ NETS = (
 
 
 @functools.cache
-def made(net, scheme=q.weights_only()):
+def made(net, scheme=EIGHT):
     """(quantized model, variables, inputs, plan, frozen)."""
     model = from_linen(net())
     x = jnp.arange(12).reshape(2, 6) % 11 if net is Tokens else pictures(2)
