@@ -38,7 +38,7 @@ plan [2, 12, 12, 3] -> [2, 5]: 5 groups, 0 grids
   Residual/stem:conv fold sub mul add, relu of input
   Residual/depthwise:conv fold sub mul add, relu6, per_channel(bits=4, mse=False) of Residual/stem:conv
   Residual/pointwise:conv fold sub mul add of Residual/depthwise:conv
-  Residual:float 8 float operations of Residual/stem:conv + Residual/pointwise:conv
+  Residual:float 5 float operations of Residual/stem:conv + Residual/pointwise:conv
   Residual/head:dense fold add of Residual:float"""
 
 
