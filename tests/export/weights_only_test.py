@@ -208,7 +208,7 @@ def test_a_network_of_tokens_takes_what_its_model_takes():
         @nn.compact
         def __call__(self, tokens: jax.Array) -> jax.Array:
             x = nn.Embed(11, 8)(tokens)
-            x = x + nn.SelfAttention(2)(nn.LayerNorm()(x))
+            x = x + nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(x))
             return nn.Dense(5)(nn.gelu(x, approximate=False).mean(1))
 
     model, tokens = q.quantize(from_linen(Tokens()), FOUR), jnp.arange(6)[None] % 11
@@ -229,7 +229,7 @@ def test_the_comparison_of_a_file_knows_its_numbers(written: Callable, images: n
 
 
 def test_a_program_of_the_network_answers_as_it_does(tmp_path: Path, images: np.ndarray):
-    artifact = artifact_of("transformer")
+    artifact = artifact_of("convolutions")
     answers = load_stablehlo(stablehlo(artifact, tmp_path / "program"))(images[:4])
     np.testing.assert_allclose(answers, predict(artifact)(images[:4]), rtol=1e-4, atol=1e-5)
 
@@ -332,7 +332,7 @@ def test_impossible_exports_are_refused(
     with pytest.raises(ValueError, match="this one is quantized by weights_only"):
         to_file(ours, variant="int8")
     with pytest.raises(ValueError, match="this one is quantized by weights_only"):
-        onnx(ours, path)
+        onnx(ours, path, variant="int8")
     with pytest.raises(ValueError, match=r"export it as \.tflite"):
         onnx(ours, path, variant="float32")
     with pytest.raises(ValueError, match="export it as variant='weights_only'"):
