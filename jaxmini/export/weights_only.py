@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax import lax
 
-from jaxmini.compress.quantize.evaluate import evaluate_all
+from jaxmini.compress.quantize.evaluate import evaluate_group
 from jaxmini.compress.quantize.frozen import Frozen, freeze
-from jaxmini.compress.quantize.plan import Plan
+from jaxmini.compress.quantize.plan import Plan, Weighted
 from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
 from jaxmini.data.views import Normalization
@@ -160,11 +161,28 @@ def _function(
 
     def function(image: Array) -> Array | tuple[Array, ...]:
         inputs = image if normalization is None else normalized(normalization, image)
-        values = evaluate_all(plan, Annotations(plan, frozen), inputs)
+        values = _values(plan, Annotations(plan, frozen), inputs)
         outputs = tuple(values[value] for value in (plan.output, *also))
         return outputs if also else outputs[0]
 
     return function
+
+
+def _values(plan: Plan, hooks: Annotations, inputs: Array) -> dict[Value, Array]:
+    """Every value between the plan's groups, with a barrier before and behind each kernel.
+
+    TensorFlow's converter multiplies a mean's 1 / N into the kernel that follows, and rounds it once more.
+    Converters take barriers out when all else is done.
+    """
+    values = {plan.program.input: inputs}
+    for group in plan.groups:
+        if isinstance(group, Weighted):
+            before = {v: lax.optimization_barrier(values[v]) for v in group.inputs}
+            results = lax.optimization_barrier(evaluate_group(plan, group, hooks, before))
+        else:
+            results = evaluate_group(plan, group, hooks, values)
+        values.update(zip(group.outputs, results, strict=True))
+    return values
 
 
 def _inputs(

@@ -6,6 +6,8 @@ What stands between two kernels may be any operation, as no integer has to go th
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from jaxmini.compress.quantize.assignment import near
 from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.islands import float_island
@@ -34,6 +36,10 @@ def group_kernels(program: Program, kept: Sequence[float_island] = ()) -> Plan:
     products = [op for op in active if _has_kernel(grouping, op)]
     _check_kernels(products, kept)
     rounded = {op.outputs for op in products if not any(one.module(op.path) for one in kept)}
+    if not rounded:
+        raise ValueError(
+            "weights_only: float_island keeps every kernel, so there is nothing to round: keep fewer"
+        )
     pending: list[Op] = []
     for op in active:
         check_batch_statistics(op)
@@ -53,7 +59,7 @@ def group_kernels(program: Program, kept: Sequence[float_island] = ()) -> Plan:
 
 def _has_kernel(grouping: Grouping, op: Op) -> bool:
     """Whether an operation multiplies numbers of the input with some of the variables."""
-    if op.name not in PRODUCTS:
+    if op.name not in PRODUCTS or grouping.program.types[op.outputs[0]].dtype != np.float32:
         return False
     inputs, kernel = op.inputs
     if op.name == "dot_general" and not grouping.is_activation(inputs):

@@ -333,6 +333,9 @@ MISTAKES = {
     r"no range for mse\(\) to make": lambda: q.calibrate(
         made(Residual)[0], made(Residual)[1], [made(Residual)[2]], q.mse()
     ),
+    "keeps every kernel, so there is nothing": lambda: made(
+        Residual, q.weights_only(rules=(q.float_island("*"),))
+    ),
     "multiplies its input with no kernel": lambda: q.make_plan(
         q.quantize(from_linen(nn.LayerNorm()), q.weights_only()),
         start(from_linen(nn.LayerNorm()), jnp.ones((2, 3))),
