@@ -42,8 +42,7 @@ class FakeQuant(Float):
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
         (kernel, bias), rounding = super().weight(group), self.plan.kernel(group)
-        site = self.plan.input_site(group)
-        input_scale = self.grids[site].scale if site in self.plan.sites else None
+        input_scale = self.plan.input_scale(group, self.grids)
         kernel, scale = self.prepared(group, kernel, bias, input_scale)
         if input_scale is not None:
             bias = fake_quant_steps(bias, input_scale * scale)

@@ -204,8 +204,7 @@ def _folded(
     floats, kernels, constants = Float(plan, variables), {}, {}
     for group in plan.weighted:
         kernel, bias = floats.weight(group)
-        site = plan.input_site(group)
-        input_scale = grids[site].scale if site in plan.sites else None
+        input_scale = plan.input_scale(group, grids)
         kernel, scale = states[group.name].prepare(plan.kernel(group), kernel, bias, input_scale)
         kernels[group.name] = kernel, bias, scale, input_scale
     for group in plan.groups:

@@ -269,6 +269,11 @@ class Plan:
         """The site of a group's first operand that depends on the model's input."""
         return next(self.site_of[v] for v in group.inputs if not self.is_constant(v))
 
+    def input_scale(self, group: Group, grids: Mapping[str, Grid]) -> Array | float | None:
+        """The scale of the grid that a group's input lies on; None where that is float."""
+        site = self.input_site(group)
+        return grids[site].scale if site in self.sites else None
+
     def __str__(self) -> str:
         shape = self.program.shape
         lines = [

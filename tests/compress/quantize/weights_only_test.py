@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -177,7 +176,7 @@ def trained(quantized, variables, x, updates=12):
         "mask": jnp.ones(len(x)),
         "id": jnp.arange(len(x)),
     }
-    optimizer = optax.adam(1e-2)
+    optimizer = steps.adamw(1e-2)(updates)
     step = jax.jit(steps.supervised(quantized, cross_entropy(), optimizer))
     state, losses = steps.start(optimizer, jax.random.key(0), variables), []
     for _ in range(updates):
