@@ -117,7 +117,8 @@ def test_the_quantizer_rounds_kernels_alone_to_the_same_integers(bits: int, imag
     content = bytes(found.quantize(enable_progress_report=False).quantized_model)
     compared, differences = float_kernels.differing(flatbuffer.read(content), plan, frozen)
     assert compared.groups == 6
-    assert all(" scale: " in line or " kernel: " in line for line in differences), differences
+    # Of scales it divides by the limit where we multiply; biases it leaves as the float file has them.
+    assert not any(" kernel: " in line for line in differences), differences
     file = flatbuffer.read(content)
     pairs, extra = float_kernels.correspond(file, plan, frozen)
     assert not extra

@@ -168,7 +168,7 @@ def test_gradients_go_straight_through_the_rounding():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), found, expected)
 
 
-def trained(quantized, variables, x, updates=12):
+def trained(quantized, variables, x, updates=20):
     """(losses, the state after so many updates)."""
     batch = {
         "image": x,
@@ -176,7 +176,7 @@ def trained(quantized, variables, x, updates=12):
         "mask": jnp.ones(len(x)),
         "id": jnp.arange(len(x)),
     }
-    optimizer = steps.adamw(1e-2)(updates)
+    optimizer = steps.sgd(0.2, clip=1.0)(updates)
     step = jax.jit(steps.supervised(quantized, cross_entropy(), optimizer))
     state, losses = steps.start(optimizer, jax.random.key(0), variables), []
     for _ in range(updates):
