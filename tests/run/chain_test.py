@@ -293,6 +293,7 @@ def test_a_chain_ends_in_a_file_of_rounded_kernels(tmp_path):
             models.small_resnet(stem_width=4, stem_stride=2, widths=(4,), strides=(1,)),
             models.classifier(10),
         ),
+        optimizer=steps.sgd(0.05),
         batch_size=32,
     )
     weights = Supervised(
@@ -300,6 +301,7 @@ def test_a_chain_ends_in_a_file_of_rounded_kernels(tmp_path):
         data=net.data,
         start=net,
         batch_size=32,
+        optimizer=steps.sgd(0.05),
         quantize=quantize.weights_only(quantize.lsq_per_channel(bits=4)),
     )
     file = Export(weights, "weights_only", "litert", layout=Layout(int4=True))

@@ -247,7 +247,9 @@ def test_a_float_island_must_have_a_form_in_onnx():
 
 def test_rounded_kernels_need_no_form_of_what_stands_between_them():
     net = supervised(model=Sine(), data=data.few_labels(DIGITS, 100))
-    weights = supervised(name="weights", start=net, quantize=quantize.weights_only())
+    weights = supervised(
+        name="weights", model=None, data=net.data, start=net, quantize=quantize.weights_only()
+    )
     require(net, weights, exports=(Export(weights, "weights_only", "litert"),))
     packed = Export(weights, "weights_only", "litert", layout=Layout(int4=True))
     with pytest.raises(ValueError, match=r"give it quantize=weights_only\(kernel=per_channel"):

@@ -175,7 +175,7 @@ def test_a_stage_of_rounded_kernels_is_exported_as_such():
     file = Export(WEIGHTS, "weights_only", "litert", layout=Layout(int4=True))
     assert file.file_name == "weights-weights_only-litert.tflite"
     record = record_of(Recipe((TEACHER, WEIGHTS), (file,)))
-    assert record["stages"]["weights"]["quantize"]["name"].endswith("weights_only")
+    assert "weights_only" in str(record["stages"]["weights"]["quantize"])
     with pytest.raises(ValueError, match=said("quantizes by weights_only(); write it by Export")):
         Export(WEIGHTS)
     with pytest.raises(ValueError, match=said("quantizes by weights_only(); write it by Export")):
