@@ -6,7 +6,7 @@ It knows nothing of plans. Its file is compared number for number with the froze
 import numpy as np
 import pytest
 
-from jaxmini.compress.quantize import Frozen, Grid, Plan, per_channel, quantize, weights_only
+from jaxmini.compress.quantize import Frozen, Grid, Plan, quantize, weights_only
 from jaxmini.compress.quantize.evaluate import Float, evaluate
 from jaxmini.compress.quantize.grid import HIGH, LARGEST_BIAS, LOW
 from jaxmini.compress.quantize.plan import Move, Weighted
@@ -106,14 +106,11 @@ def test_a_silent_channel_s_bias_saturates_in_its_file_and_not_in_ours(integer_a
     assert (ours <= 1.001 * LARGEST_BIAS).all()
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_the_quantizer_rounds_kernels_alone_to_the_same_integers(bits: int, images: np.ndarray):
-    scheme = weights_only(per_channel(bits=bits))
-    artifact = make(quantize(from_linen(Block(branches=True)), scheme), images)
+def test_the_quantizer_rounds_kernels_alone_to_the_same_integers(images: np.ndarray):
+    artifact = make(quantize(from_linen(Block(branches=True)), weights_only()), images)
     plan, frozen = weights_only_form(artifact)
     found = quantizer.Quantizer(bytearray(float_file(artifact, plan)))
-    by_bits = {8: recipe.weight_only_wi8_afp32, 4: recipe.weight_only_wi4_afp32}
-    found.load_quantization_recipe(by_bits[bits]())
+    found.load_quantization_recipe(recipe.weight_only_wi8_afp32())
     content = bytes(found.quantize(enable_progress_report=False).quantized_model)
     compared, differences = float_kernels.differing(flatbuffer.read(content), plan, frozen)
     assert compared.groups == 6
