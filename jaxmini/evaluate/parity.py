@@ -9,7 +9,7 @@ import numpy as np
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.plan import INPUT
 from jaxmini.compress.quantize.simulation import simulator
-from jaxmini.compress.quantize.transform import is_quantized, make_plan
+from jaxmini.compress.quantize.transform import is_quantized, is_weights_only, make_plan
 from jaxmini.evaluate import native
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.deviation import Deviation, deviation
@@ -17,10 +17,11 @@ from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels, require_single
 from jaxmini.evaluate.operators import OperatorParity, operator_parity
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
-from jaxmini.export import edges, flatbuffer
+from jaxmini.export import edges, flatbuffer, float_kernels
 from jaxmini.export.artifact import Artifact, predict
 from jaxmini.export.integer import integer_form, pixels
 from jaxmini.export.parity import Parity, differing
+from jaxmini.export.weights_only import weights_only_form
 
 BATCH = 64  # pictures at a time through the network
 OPERATOR_IMAGES = 16
@@ -32,7 +33,7 @@ LOOKED_INTO = (Kernels.XNNPACK, Kernels.REFERENCE, Kernels.MICRO)
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """The numbers that an int8 file stores, beside the trained ones.
+    """The numbers that a file of trained integers stores, beside the trained ones.
 
     Attributes:
         compared: how many of each kind.
@@ -70,7 +71,7 @@ class FileParity:
         images, labelled: how many pictures were answered, and how many of them have a label.
         operator_images: with how many of them operators were compared.
         accuracy: of the network itself: the integer simulation for an int8 file, else the float one.
-        stored: the numbers in the file; None for a float file.
+        stored: the numbers in the file; None for a file of a float network.
         answers: of the file, by kernels.
     """
 
@@ -121,7 +122,8 @@ def file_parity(
     _require_runs(content, where, kinds)
     if not _computes_integers(file):
         expected = predict_all(predict(artifact), images, BATCH)
-        return _compared(source, expected, images, labels, kinds)
+        found = _compared(source, expected, images, labels, kinds)
+        return dataclasses.replace(found, stored=_stored(artifact, file))
     plan, frozen = integer_form(artifact, file.tensors[file.inputs[0]].shape[0])
     _require_runs(content, where, [kind for kind in kinds if kind in LOOKED_INTO], keep_all=True)
     whole = _compared(source, _simulated(artifact, frozen, images), images, labels, kinds)
@@ -187,6 +189,14 @@ def _answers(
         found = tflite_predict(source, kernels=kernels)(images)
     largest = float(np.max(np.abs(found.astype(np.float64) - expected)))
     return Answers(agreement(expected, found), None, step * largest, apart), found
+
+
+def _stored(artifact: Artifact, file: flatbuffer.File) -> Stored | None:
+    """The integers of a file that computes in float, where they are trained ones."""
+    if not is_weights_only(artifact.model):
+        return None
+    plan, frozen = weights_only_form(artifact, file.tensors[file.inputs[0]].shape[0])
+    return Stored(*float_kernels.differing(file, plan, frozen))
 
 
 def _simulated(artifact: Artifact, frozen: Frozen, images: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from jaxmini.export.onnx_file import onnx_file
 from jaxmini.export.parity import ParityError
 from jaxmini.export.saved_model import describe_saved_model, saved_model
 from jaxmini.export.tflite import Exported, tflite
+from jaxmini.export.weights_only import weights_only_file, weights_only_form
 
 __all__ = [
     "Arena",
@@ -41,4 +42,6 @@ __all__ = [
     "saved_model",
     "stablehlo",
     "tflite",
+    "weights_only_file",
+    "weights_only_form",
 ]

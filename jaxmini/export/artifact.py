@@ -154,12 +154,16 @@ def load(folder: Path | str) -> Artifact:
     )
 
 
+def normalized(normalization: Normalization, images: jax.Array) -> jax.Array:
+    """Pixels 0..255 of any dtype as a model takes them, float32; computed as an int8 file reads them."""
+    levels = images.astype(jnp.float32) - jnp.float32(normalization.zero_point + 128)
+    return levels * jnp.float32(normalization.scale)
+
+
 def _logits(
     model: Model, normalization: Normalization, variables: Variables, images: jax.Array
 ) -> jax.Array:
-    # As an int8 file reads pixels; also right for pixels that are float32 already, a float file's input.
-    levels = images.astype(jnp.float32) - jnp.float32(normalization.zero_point + 128)
-    logits, _ = model.apply(variables, levels * jnp.float32(normalization.scale))
+    logits, _ = model.apply(variables, normalized(normalization, images))
     return logits.astype(jnp.float32)
 
 

@@ -38,7 +38,8 @@ def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
         batch: images at a time that the plan is for; the frozen numbers do not depend on it.
 
     Raises:
-        ValueError: the model is not quantized, or its input grid is not that of the normalised pixels.
+        ValueError: the model is not quantized, or its kernels alone are, or its input grid is not that of the
+            normalised pixels.
     """
     if not is_quantized(artifact.model):
         raise ValueError(
@@ -46,6 +47,12 @@ def integer_form(artifact: Artifact, batch: int = 1) -> tuple[Plan, Frozen]:
             "Grid(normalization.scale, normalization.zero_point)) and train or calibrate it"
         )
     plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(batch))
+    if plan.rounds_kernels_alone:
+        raise ValueError(
+            "tflite: variant='int8' needs a network of integers, and this one is quantized by "
+            "weights_only(), its activations are float: export it as "
+            "variant='weights_only', or quantize it with int8()"
+        )
     frozen = freeze(plan, artifact.variables)
     _check_input_grid(frozen, artifact.normalization)
     return plan, frozen
@@ -102,6 +109,11 @@ def integer_file(
 
 
 def _require_fitting(plan: Plan, layout: Layout) -> None:
+    if plan.rounds_kernels_alone:
+        raise ValueError(
+            "integer_file: the plan is of a network whose activations are float: write it by "
+            "weights_only_file"
+        )
     batch = plan.program.shape(plan.program.input)[0]
     if batch != layout.batch:
         raise ValueError(

@@ -6,7 +6,7 @@ A layout changes no number of the network: every one is the same network behind 
 import dataclasses
 from typing import Literal
 
-Variant = Literal["float32", "float16", "dynamic_int8", "int8", "int16x8"]
+Variant = Literal["float32", "float16", "dynamic_int8", "weights_only", "int8", "int16x8"]
 InputType = Literal["float32", "uint8", "int8", "int16"]
 OutputType = Literal["float32", "int8", "int16"]
 
@@ -15,6 +15,7 @@ INPUTS: dict[Variant, tuple[InputType, ...]] = {
     "float32": ("float32", "uint8"),
     "float16": ("float32", "uint8"),
     "dynamic_int8": ("float32", "uint8"),
+    "weights_only": ("float32", "uint8"),
     "int8": ("int8", "uint8", "float32"),
     "int16x8": ("int16",),  # no kernel makes int16 of uint8 pixels
 }
@@ -22,6 +23,7 @@ OUTPUTS: dict[Variant, tuple[OutputType, ...]] = {
     "float32": ("float32",),
     "float16": ("float32",),
     "dynamic_int8": ("float32",),
+    "weights_only": ("float32",),
     "int8": ("int8", "float32"),
     "int16x8": ("int16", "float32"),
 }
@@ -39,9 +41,10 @@ class Layout:
         output: type of the logits; None is the variant's own.
         batch: pictures a run, 1..1024; it is part of the file.
         int4: store kernels of at most 4 bits two to a byte where all interpreters have a kernel for it
-            (CONV_2D, FULLY_CONNECTED); the others stay int8, and the file's description tells which.
-            XNNPACK leaves an int4 convolution to the interpreter's own kernels, so its answers are no
-            longer the simulation's bit for bit: one step apart here and there.
+            (CONV_2D, FULLY_CONNECTED; any operator in a file of ``weights_only``); the others stay int8,
+            and the file's description tells which. XNNPACK leaves an int4 convolution to the
+            interpreter's own kernels, so the answers of integers are no longer the simulation's bit for
+            bit: one step apart here and there.
         embedding: path of the head's module, a glob as of ``quantize.rule``: a second signature,
             ``embedding``, gives the vector that this module takes. It shares the weights.
         task_metadata: add the metadata and the labels file that the TensorFlow Lite Task Library, MediaPipe
@@ -69,10 +72,10 @@ class Layout:
         Raises:
             ValueError: the variant has no such input, output or storage; lists what it has.
         """
-        if self.int4 and variant != "int8":
+        if self.int4 and variant not in ("int8", "weights_only"):
             raise ValueError(
-                f"Layout: int4=True stores integer kernels of int8 files, and {variant!r} is none; "
-                "export variant 'int8' of a network quantized with kernels of at most 4 bits"
+                f"Layout: int4=True stores integer kernels of 'int8' and 'weights_only' files, and "
+                f"{variant!r} is neither; export one of a network quantized with kernels of at most 4 bits"
             )
         return dataclasses.replace(
             self,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.plan import Plan
-from jaxmini.compress.quantize.transform import is_quantized, make_plan
+from jaxmini.compress.quantize.transform import is_quantized, is_weights_only, make_plan
 from jaxmini.export import bits, converter, metadata, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact
@@ -154,9 +154,10 @@ def _prepared(
         bits.require_bits(plan, variant)
         return plan, Integers(frozen), frozen
     if is_quantized(artifact.model):
+        own = "as .tflite" if is_weights_only(artifact.model) else "as variant='int8'"
         raise ValueError(
             "onnx: the model is quantized, and variant='float32' would leave out its roundings; export it "
-            "as variant='int8', or the float model it was made from"
+            f"{own}, or the float model it was made from"
         )
     plan = make_plan(artifact.model, artifact.variables, artifact.input_spec(batch))
     return plan, Floats(plan, artifact.variables, artifact.normalization), None

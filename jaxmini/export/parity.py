@@ -40,6 +40,7 @@ class Parity:
         groups: of the plan, each with its operator in the file.
         grids: scales and zero points of activations.
         kernel_scales, kernel_integers, bias_integers: of the operators with a kernel.
+        bias_floats: of those that compute in float.
         constant_integers: of the other constant operands.
         island_floats: of what islands hold of the variables.
     """
@@ -51,6 +52,7 @@ class Parity:
     bias_integers: int = 0
     constant_integers: int = 0
     island_floats: int = 0
+    bias_floats: int = 0
 
 
 def check(source: File | Path | str | bytes, plan: Plan, frozen: Frozen) -> Parity:
@@ -199,16 +201,8 @@ class _Comparison:
     def numbers(
         self, where: str, counter: str, stored: np.ndarray, frozen: np.ndarray
     ) -> Iterator[str]:
-        stored, frozen = np.ravel(stored), np.ravel(frozen)
-        self.compared[counter] += frozen.size
-        if stored.size != frozen.size:
-            yield f"{where}: {stored.size} numbers, frozen {frozen.size}"
-        elif different := int(np.count_nonzero(stored != frozen)):
-            first = int(np.argmax(stored != frozen))
-            yield (
-                f"{where}: {different} of {frozen.size} differ, "
-                f"the first at {first}: {stored[first]}, frozen {frozen[first]}"
-            )
+        self.compared[counter] += np.size(frozen)
+        yield from numbers(where, stored, frozen)
 
     def rectifier(self, group: Group, op: Op) -> Iterator[str]:
         """The integers that outputs are held to: a rectifier may hide in the ends of the grid."""
@@ -220,6 +214,19 @@ class _Comparison:
         stored, frozen = held_to(HIGHEST[name], grid), held_to(clamp and clamp.high, grid)
         if stored != frozen:
             yield f"{group.name}: outputs are held to {stored} by {name}, frozen {frozen} by {clamp}"
+
+
+def numbers(where: str, stored: np.ndarray, frozen: np.ndarray) -> Iterator[str]:
+    """A line that says how numbers of a file differ from the frozen ones; none where they do not."""
+    stored, frozen = np.ravel(stored), np.ravel(frozen)
+    if stored.size != frozen.size:
+        yield f"{where}: {stored.size} numbers, frozen {frozen.size}"
+    elif different := int(np.count_nonzero(stored != frozen)):
+        first = int(np.argmax(stored != frozen))
+        yield (
+            f"{where}: {different} of {frozen.size} differ, "
+            f"the first at {first}: {stored[first]}, frozen {frozen[first]}"
+        )
 
 
 def _is_stored(values: np.ndarray, data: np.ndarray) -> bool:

@@ -1,7 +1,7 @@
 """tflite: an artifact as one .tflite file that needs nothing else: pixels in, logits out, labels inside.
 
-Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. An integer file is checked
-against the frozen network before it is written.
+Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. Files of trained integers
+(int8, int16x8, weights_only) are checked against the frozen network before they are written.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmini.compress.quantize.transform import is_quantized
+from jaxmini.compress.quantize.transform import is_quantized, is_weights_only
 from jaxmini.export import (
     bits,
     edges,
@@ -34,6 +34,7 @@ from jaxmini.export.artifact import Artifact, pixel_function
 from jaxmini.export.converter import Backend, require_backend, require_known
 from jaxmini.export.integer import integer_file, integer_form
 from jaxmini.export.layout import INPUTS, USUAL, Layout, Variant
+from jaxmini.export.weights_only import storage, weights_only_file, weights_only_form
 from jaxmini.record import Json
 
 ImageFunction = Callable[[jax.Array], Any]
@@ -49,7 +50,8 @@ class Exported:
         bytes: its size.
         sha256: of its content.
         ops: operator -> how often it occurs.
-        parity: how many stored numbers were found equal to the frozen network's; None for float variants.
+        parity: how many stored numbers were found equal to the frozen network's; None for the
+            variants of float networks.
     """
 
     path: Path
@@ -79,13 +81,14 @@ def tflite(
     float32                 float32, pixels 0..255      float32
     float16 (weights)       float32, pixels 0..255      float32
     dynamic_int8 (weights)  float32, pixels 0..255      float32
+    weights_only (kernels)  float32, pixels 0..255      float32
     int8 (everything)       int8, ``pixel - 128``       int8, its grid inside
     int16x8 (everything)    int16, ``pixel - mean``     int16, its grid inside
     ======================  ==========================  =======================
 
     Args:
-        artifact: for ``int8``, of a model that ``quantize`` made and training has settled; for ``int16x8``,
-            of one with activations of 16 bits.
+        artifact: for ``int8`` and ``weights_only``, of a model that ``quantize`` made by the scheme of that
+            name, and training has settled; for ``int16x8``, of one by ``int8`` with activations of 16 bits.
         path: of the file; a file there is replaced.
         variant: what numbers the file holds.
         backend: the converter, jax2tf (through TensorFlow) or litert (without); either writes every variant.
@@ -96,19 +99,12 @@ def tflite(
         ValueError: unknown variant or backend, or a variant or layout that the model cannot have.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
-        ConstraintError, ParityError: the converter wrote an integer file that is not the trained network.
+        ConstraintError, ParityError: the converter wrote a file that does not hold the trained integers.
     """
     require_known("variant", variant, tuple(INPUTS))
     require_backend(backend)
-    layout, kernels = layout.of(variant), {}
-    if variant in (bits.INT8, bits.INT16X8):
-        plan, frozen = integer_form(artifact, layout.batch)
-        bits.require_bits(plan, variant)
-        content, checked = integer_file(plan, frozen, backend, layout)
-        if layout.int4:
-            kernels = int4.storage(edges.core(flatbuffer.read(content)), plan, frozen)
-    else:
-        content, checked = _float_file(artifact, variant, backend, layout), None
+    layout = layout.of(variant)
+    content, checked, kernels = _converted(artifact, variant, backend, layout)
     described = _description(artifact, content, variant, backend)
     if kernels:
         described["kernels"] = kernels
@@ -127,11 +123,30 @@ def tflite(
     )
 
 
+def _converted(
+    artifact: Artifact, variant: Variant, backend: Backend, layout: Layout
+) -> tuple[bytes, parity.Parity | None, dict[str, str]]:
+    """The file, what was compared, and how its kernels are stored where some may be int4."""
+    match variant:
+        case bits.INT8 | bits.INT16X8:
+            form = integer_form(artifact, layout.batch)
+            bits.require_bits(form[0], variant)
+            content, checked = integer_file(*form, backend, layout)
+            file = edges.core(flatbuffer.read(content))
+            return content, checked, int4.storage(file, *form) if layout.int4 else {}
+        case "weights_only":
+            form = weights_only_form(artifact, layout.batch)
+            content, checked = weights_only_file(*form, backend, layout, artifact.normalization)
+            return content, checked, storage(content, *form) if layout.int4 else {}
+    return _float_file(artifact, variant, backend, layout), None, {}
+
+
 def _float_file(artifact: Artifact, variant: Variant, backend: Backend, layout: Layout) -> bytes:
     if is_quantized(artifact.model):
+        own = "weights_only" if is_weights_only(artifact.model) else "int8"
         raise ValueError(
             f"tflite: the model is quantized, and variant={variant!r} would hold its roundings as float "
-            "operators; export it as variant='int8', or the float model it was made from"
+            f"operators; export it as variant={own!r}, or the float model it was made from"
         )
     function, outputs = _of_pixels(artifact), (names.OUTPUT,)
     if layout.embedding is not None:

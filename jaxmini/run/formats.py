@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxmini.compress import quantize
 from jaxmini.run.stage import Export
 
 
@@ -22,9 +23,12 @@ class Onnx(Export):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.variant == "float32" and self.stage.quantize is not None:
+            own = "as int8"
+            if isinstance(self.stage.quantize, quantize.weights_only):
+                own = "by Export(stage, variant='weights_only')"
             raise ValueError(
                 f"export of stage {self.stage.name!r} as float32 ONNX: the stage trains in integers; export "
-                "it as int8, or the stage it starts from"
+                f"it {own}, or the stage it starts from"
             )
 
 

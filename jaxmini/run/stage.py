@@ -26,6 +26,15 @@ from jaxmini.run.report.content import Report, Verdict
 from jaxmini.state import Array, Batch
 from jaxmini.steps.update import Step
 
+# The variants of files whose integers are trained, and the scheme that trains them.
+TRAINED = types.MappingProxyType(
+    {
+        "int8": quantization.int8,
+        "int16x8": quantization.int8,
+        "weights_only": quantization.weights_only,
+    }
+)
+
 # Of a field that recipes did not always have: the record of those without it stays what it was.
 RECORDED_IF_SET = types.MappingProxyType({"recorded": "if set"})
 
@@ -63,7 +72,8 @@ class Stage:
         epochs: passes over the training pictures; a fraction is fine.
         batch_size: pictures an update.
         view: the augmentation.
-        quantize: train in the integers the file will run in; None trains in float.
+        quantize: train in the integers the file will run in, or in kernels that it stores as integers
+            (``weights_only``); None trains in float.
         against: the stage that does the same without what this one adds, for the closing table.
         seed: of initialisation, order and views.
         note: one line for the report.
@@ -78,7 +88,7 @@ class Stage:
     epochs: float = 1
     batch_size: int = 128
     view: View = identity()
-    quantize: quantization.int8 | None = None
+    quantize: quantization.int8 | quantization.weights_only | None = None
     against: "Stage | None" = None
     seed: int = 0
     note: str = ""
@@ -103,10 +113,12 @@ class Stage:
         return self.start.float_model() if self.model is None else as_model(self.model)
 
     def network(self, normalization: Normalization) -> Model:
-        """The Model this stage trains; a quantized one takes raw pixels on its input grid."""
+        """The Model this stage trains; one of integers takes raw pixels on its input grid."""
         model = self.float_model()
         if self.quantize is None:
             return model
+        if isinstance(self.quantize, quantization.weights_only):
+            return quantization.quantize(model, self.quantize)
         pixels = quantization.Grid(
             np.float32(normalization.scale), np.int32(normalization.zero_point)
         )
@@ -199,7 +211,7 @@ class PostTraining(Stage):
         pictures: of the training split, the first ones, that the methods see.
     """
 
-    quantize: quantization.int8 | None = quantization.int8()
+    quantize: quantization.int8 | quantization.weights_only | None = quantization.int8()
     methods: tuple[quantization.Method, ...] = ()
     pictures: int = 512
     labelled = False
@@ -231,8 +243,9 @@ class Export:
 
     Attributes:
         stage: whose outcome is exported.
-        variant: ``int8`` needs a quantizing stage, ``int16x8`` one with activations of 16 bits; the others
-            take any stage with logits.
+        variant: ``int8`` needs a stage that quantizes by ``int8``, ``int16x8`` one that does so with
+            activations of 16 bits, ``weights_only`` one by ``weights_only``; the others take a stage that
+            trains in float.
         backend: the converter, ``jax2tf`` (through TensorFlow) or ``litert`` (without).
         name: of the file; the stage's name and the variant by default.
         layout: other types of input and output, more pictures a run, int4 kernels and the like.
@@ -241,7 +254,9 @@ class Export:
     """
 
     stage: Stage
-    variant: Literal["float32", "float16", "dynamic_int8", "int8", "int16x8"] = "int8"
+    variant: Literal["float32", "float16", "dynamic_int8", "weights_only", "int8", "int16x8"] = (
+        "int8"
+    )
     backend: Literal["jax2tf", "litert"] = "jax2tf"
     name: str | None = None
     layout: Layout = dataclasses.field(default=USUAL, metadata=RECORDED_IF_SET)
@@ -261,12 +276,25 @@ class Export:
                 f"export of stage {self.stage.name!r}: its outputs are embeddings, and a file gives "
                 "logits; export a Supervised or Distill stage that starts from it"
             )
-        if self.variant in INTEGER_VARIANTS and self.stage.quantize is None:
-            raise ValueError(
-                f"export of stage {self.stage.name!r} as {self.variant}: the stage trains in float; export "
-                "a stage with quantize=int8(), or this one as float32, float16 or dynamic_int8"
-            )
+        self._check_scheme()
         self._check_bits()
+
+    def _check_scheme(self) -> None:
+        """See that the stage has trained what the variant stores."""
+        name, scheme = self.stage.name, self.stage.quantize
+        wanted = TRAINED.get(self.variant)
+        if wanted is None or isinstance(scheme, wanted):
+            return
+        if scheme is None:
+            raise ValueError(
+                f"export of stage {name!r} as {self.variant}: the stage trains in float; export a stage "
+                f"with quantize={wanted.__name__}(), or this one as float32, float16 or dynamic_int8"
+            )
+        own = next(variant for variant, kind in TRAINED.items() if isinstance(scheme, kind))
+        raise ValueError(
+            f"export of stage {name!r} as {self.variant}: the stage quantizes by {own}(); write it "
+            f"by Export(stage, variant={own!r}), or export a stage with quantize={wanted.__name__}()"
+        )
 
     def _check_bits(self) -> None:
         """See that the stage's activations have the bits of the file's."""

@@ -16,10 +16,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmini import data, steps
+from jaxmini import data, models, steps
 from jaxmini.__main__ import main
+from jaxmini.compress import quantize
 from jaxmini.model import with_head
-from jaxmini.recipe import Contrastive, Distill, Recipe, Supervised
+from jaxmini.recipe import Contrastive, Distill, Export, Layout, Recipe, Supervised
 from jaxmini.run import chain
 from jaxmini.run.chain import _fidelity, _naming
 from jaxmini.run.report import storage
@@ -282,6 +283,36 @@ def test_pretraining_alone_has_a_report(tmp_path):
     assert [stage.accuracy for stage in report.stages] == [None]
     assert report.confusion == ()
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_chain_ends_in_a_file_of_rounded_kernels(tmp_path):
+    net = Supervised(
+        name="net",
+        data=data.few_labels(data.digits(), 64),
+        model=with_head(
+            models.small_resnet(stem_width=4, stem_stride=2, widths=(4,), strides=(1,)),
+            models.classifier(10),
+        ),
+        optimizer=steps.sgd(0.05),
+        batch_size=32,
+    )
+    weights = Supervised(
+        name="weights",
+        data=net.data,
+        start=net,
+        batch_size=32,
+        optimizer=steps.sgd(0.05),
+        quantize=quantize.weights_only(quantize.lsq_per_channel(bits=4)),
+    )
+    file = Export(weights, "weights_only", "litert", layout=Layout(int4=True))
+    report = chain.run(Recipe((net, weights), (file,)), tmp_path / "run", title="t", command="c")
+    (written,) = report.files
+    assert written.name == "weights-weights_only-litert.tflite"
+    assert written.agreement == 1.0
+    assert "0 differ" in written.checks["kernel integers"]
+    assert report.stages[1].kind == "quantize + supervised"
+    again = chain.run(Recipe((net, weights), (file,)), tmp_path / "run", title="t", command="c")
+    assert again.files[0].accuracy == written.accuracy
 
 
 def test_under_pmap_the_artifacts_are_the_same(tmp_path):

@@ -243,3 +243,14 @@ def test_a_float_island_must_have_a_form_in_onnx():
         ValueError, match=r"no form in an ONNX file \('cumsum' in the module Wave/inner"
     ):
         require(stage, int8, exports=(Onnx(int8),))
+
+
+def test_rounded_kernels_need_no_form_of_what_stands_between_them():
+    net = supervised(model=Sine(), data=data.few_labels(DIGITS, 100))
+    weights = supervised(
+        name="weights", model=None, data=net.data, start=net, quantize=quantize.weights_only()
+    )
+    require(net, weights, exports=(Export(weights, "weights_only", "litert"),))
+    packed = Export(weights, "weights_only", "litert", layout=Layout(int4=True))
+    with pytest.raises(ValueError, match=r"give it quantize=weights_only\(kernel=per_channel"):
+        require(net, weights, exports=(packed,))

@@ -182,3 +182,39 @@ def test_inputs_are_keyed_by_example_and_epoch_not_by_place_in_the_batch():
     np.testing.assert_array_equal(seen, turned[::-1])
     other_view = np.asarray(inputs(key, batch, 1))
     assert len({array.tobytes() for array in (*seen, *other_view)}) == 6
+
+
+WEIGHTS = Distill(
+    name="weights",
+    data=DIGITS,
+    start=TEACHER,
+    teacher=TEACHER,
+    quantize=quantize.weights_only(),
+)
+
+
+def test_a_stage_of_rounded_kernels_is_exported_as_such():
+    file = Export(WEIGHTS, "weights_only", "litert", layout=Layout(int4=True))
+    assert file.file_name == "weights-weights_only-litert.tflite"
+    record = record_of(Recipe((TEACHER, WEIGHTS), (file,)))
+    assert "weights_only" in str(record["stages"]["weights"]["quantize"])
+    with pytest.raises(ValueError, match=said("quantizes by weights_only(); write it by Export")):
+        Export(WEIGHTS)
+    with pytest.raises(ValueError, match=said("quantizes by weights_only(); write it by Export")):
+        Onnx(WEIGHTS)
+    with pytest.raises(
+        ValueError, match=said("export it by Export(stage, variant='weights_only')")
+    ):
+        Onnx(WEIGHTS, "float32")
+    with pytest.raises(
+        ValueError,
+        match=said("'teacher' as weights_only: the stage trains in float;...weights_only()"),
+    ):
+        Export(TEACHER, "weights_only")
+    with pytest.raises(ValueError, match="is float32 or uint8, not 'int8'"):
+        Export(WEIGHTS, "weights_only", layout=Layout(input="int8"))
+
+
+def test_the_network_of_such_a_stage_reads_floats():
+    network = WEIGHTS.network(Normalization(0.4, 0.3))
+    assert network.apply.args[1:] == (quantize.weights_only(), None)

@@ -28,6 +28,7 @@ from jaxmini.compress.quantize.sensitivity import (
 from jaxmini.compress.quantize.simulation import simulate, simulator
 from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.compress.quantize.transform import calibrate, int8, make_plan, quantize
+from jaxmini.compress.quantize.weights_only import weights_only
 
 __all__ = [
     "Equalization",
@@ -80,6 +81,7 @@ __all__ = [
     "simulate",
     "simulator",
     "tqt",
+    "weights_only",
     "without_bias",
     "without_kernel",
 ]

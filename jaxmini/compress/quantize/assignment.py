@@ -62,12 +62,15 @@ class rule:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What a scheme chooses for the parts of any plan: its defaults, the rules before them, islands."""
+    """What a scheme chooses for the parts of any plan: its defaults, the rules before them, islands.
+
+    Without an ``activation`` only kernels are rounded.
+    """
 
     estimator: Estimator
     kernel: Kernel
     rules: tuple[rule, ...] = ()
-    activation: Activation = observed()
+    activation: Activation | None = observed()
     islands: tuple[float_island | integer_norm, ...] = ()
 
     def kernel_of(self, name: str) -> Kernel:
@@ -167,14 +170,17 @@ def _activation(site: str, plan: Plan, choices: Choices) -> Activation:
 
 def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
     """Raise ValueError if a rule sets nothing."""
-    names = [INPUT] * (INPUT in plan.observed) + [group.name for group in plan.groups]
+    groups = plan.weighted if plan.rounds_kernels_alone else plan.groups
+    names = [INPUT] * (INPUT in plan.observed) + [group.name for group in groups]
     matched = [name for name in names if one.matches(name)]
     if not matched:
-        raise ValueError(f"int8: rule({one.pattern!r}) matches nothing; {near(one.pattern, names)}")
+        raise ValueError(
+            f"quantize: rule({one.pattern!r}) matches nothing; {near(one.pattern, names)}"
+        )
     won = [name for name in matched if not any(earlier.matches(name) for earlier in before)]
     if not won:
         raise ValueError(
-            f"int8: rule({one.pattern!r}) comes after rules that match all it matches: put it first"
+            f"quantize: rule({one.pattern!r}) comes after rules that match all it matches: put it first"
         )
     kernels = [group.name for group in plan.weighted]
     own = [site for site in plan.observed if site not in _masked(plan)]
@@ -186,7 +192,7 @@ def _check_used(one: rule, before: tuple[rule, ...], plan: Plan) -> None:
     ):
         if getattr(one, field) is not None and not set(won) & set(able):
             raise ValueError(
-                f"int8: rule({one.pattern!r}) sets its {field}, and nothing that it decides on has a "
+                f"quantize: rule({one.pattern!r}) sets its {field}, and nothing that it decides on has a "
                 f"{what}: {', '.join(won)}; these have: {', '.join(able)}"
             )
 

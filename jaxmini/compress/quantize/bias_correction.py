@@ -56,8 +56,8 @@ class correct_bias:
             if layer.group.name in missing:
                 continue
             delta, shift = mean_error(layer), leaves.shift(layer.group)
-            kernel, step = layer.frozen.float_kernel, layer.frozen.input_scale * layer.frozen.scale
-            network.settle(layer, kernel, np.round((layer.bias - delta) / step) * step)
+            bias = layer.frozen.stored_bias(layer.bias - delta)
+            network.settle(layer, layer.frozen.float_kernel, bias)
             more = unfolded_shift(shift, layer.group, -delta, network.values)
             changes[shift.leaf] = arrays[shift.leaf] + more.reshape(arrays[shift.leaf].shape)
         return replaced(variables, changes)

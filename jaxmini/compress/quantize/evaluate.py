@@ -26,7 +26,7 @@ from jaxmini.compress.quantize.plan import (
 )
 from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value, read, run
-from jaxmini.compress.quantize.subgraph import Subgraph
+from jaxmini.compress.quantize.subgraph import FloatRun, Subgraph
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -45,7 +45,8 @@ class Hooks(Protocol):
     def activation(self, site: str, values: Array) -> Array:
         """The values as they leave a group that computes, and the model's input, put on ``site``.
 
-        Groups that only move numbers, and average pools, do not come here. Tied groups pass one site.
+        Groups that only move numbers, and average pools, do not come here; nor what lies on no grid. Tied
+        groups pass one site.
         """
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
@@ -118,7 +119,8 @@ def evaluate(plan: Plan, hooks: Hooks, inputs: Array) -> Array:
 
 def evaluate_all(plan: Plan, hooks: Hooks, inputs: Array) -> dict[Value, Array]:
     """Every value between the plan's groups, its input and its output too."""
-    values = {plan.program.input: inputs if plan.reads_tokens else hooks.activation(INPUT, inputs)}
+    first = hooks.activation(INPUT, inputs) if INPUT in plan.sites else inputs
+    values = {plan.program.input: first}
     for group in plan.groups:
         values.update(zip(group.outputs, evaluate_group(plan, group, hooks, values), strict=True))
     return values
@@ -132,14 +134,16 @@ def evaluate_group(
         _constant(hooks, group, position) if plan.is_constant(value) else values[value]
         for position, value in enumerate(group.inputs)
     ]
-    return _results(group, operands, hooks)
+    if isinstance(group, FloatRun):
+        return group.results(operands, hooks.held(group))
+    return _results(plan, group, operands, hooks)
 
 
 def _constant(hooks: Hooks, group: Group, position: int) -> Array:
     return hooks.table(group) if isinstance(group, Lookup) else hooks.constant(group, position)
 
 
-def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
+def _results(plan: Plan, group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
     match group:
         case Move():
             return hooks.moved(group, group.move(*operands))
@@ -161,7 +165,8 @@ def _results(group: Group, operands: list[Array], hooks: Hooks) -> list[Array]:
             values = hooks.subgraph(group, operands)
         case Mask():
             return [hooks.mask(group, *operands)]
-    return [hooks.activation(group.site, _held(group, values, hooks))]
+    values = _held(group, values, hooks)
+    return [hooks.activation(group.site, values) if group.site in plan.sites else values]
 
 
 def _held(group: Group, values: Array, hooks: Hooks) -> Array:

@@ -41,12 +41,14 @@ class FakeQuant(Float):
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
         (kernel, bias), rounding = super().weight(group), self.plan.kernel(group)
-        input_scale = self.grids[self.plan.input_site(group)].scale
+        input_scale = self.plan.input_scale(group, self.grids)
         kernel, scale = self.prepared(group, kernel, bias, input_scale)
-        return rounding.fake_quant(kernel, scale), fake_quant_steps(bias, input_scale * scale)
+        if input_scale is not None:
+            bias = fake_quant_steps(bias, input_scale * scale)
+        return rounding.fake_quant(kernel, scale), bias
 
     def prepared(
-        self, group: Weighted, kernel: Array, bias: Array, input_scale: Array
+        self, group: Weighted, kernel: Array, bias: Array, input_scale: Array | None
     ) -> tuple[Array, Array]:
         """A group's kernel [..., O] as it is to be rounded, and the scale [O] it is rounded with."""
         state = self.kernels.get(group.name, KernelState())

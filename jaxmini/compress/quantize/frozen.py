@@ -40,15 +40,16 @@ class FrozenKernel:
         kernel: int8 in [-127, 127], in less if it has fewer bits; [..., O] (HWIO of a convolution,
             [K, O] of a matrix).
         scale: float32 [O]; one for all channels is repeated.
-        bias: int32 [O], on the grid ``input_scale * scale``; int64 beside activations of 16 bits.
-        input_scale: float32 [], scale of the grid of its input.
+        bias: int32 [O], on the grid ``input_scale * scale``; int64 beside activations of 16 bits, float32
+            where activations stay float.
+        input_scale: float32 [], scale of the grid of its input; None where that is float.
         bits: that hold every integer it may have.
     """
 
     kernel: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
-    input_scale: np.ndarray
+    input_scale: np.ndarray | None = None
     bits: int = MOST_BITS
 
     def __post_init__(self) -> None:
@@ -61,8 +62,17 @@ class FrozenKernel:
 
     @property
     def float_bias(self) -> np.ndarray:
-        """The numbers that the integers of the bias stand for, float32 [O]."""
+        """The bias as numbers, float32 [O]."""
+        if self.input_scale is None:
+            return self.bias
         return (self.bias.astype(np.float64) * self.input_scale * self.scale).astype(np.float32)
+
+    def stored_bias(self, bias: Array) -> Array:
+        """Another bias [O] as numbers that a file can hold: whole steps, any where activations stay float."""
+        if self.input_scale is None:
+            return bias
+        step = self.input_scale * self.scale
+        return np.round(bias / step) * step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,7 +116,8 @@ class Frozen:
         for site, grid in self.grids.items():
             flat |= _named(f"grids/{site}", grid.arrays())
         for name, kernel in self.kernels.items():
-            flat |= _named(f"kernels/{name}", vars(kernel))
+            fields = {field: v for field, v in vars(kernel).items() if v is not None}
+            flat |= _named(f"kernels/{name}", fields)
         for name, constant in self.constants.items():
             flat |= _named(
                 f"constants/{name}", {"values": constant.values, **constant.grid.arrays()}
@@ -193,11 +204,11 @@ def freeze(plan: Plan, variables: Variables) -> Frozen:
 def _folded(
     plan: Plan, variables: Variables, grids: dict[str, Grid], states: dict[str, KernelState]
 ) -> tuple[dict, dict, dict]:
-    """By name: kernel, bias, scale and input scale; values and grid of the constants; floats of islands."""
+    """By name: kernel, bias, scale and input scale; values and grid of the constants; floats held."""
     floats, kernels, constants = Float(plan, variables), {}, {}
     for group in plan.weighted:
         kernel, bias = floats.weight(group)
-        input_scale = grids[plan.input_site(group)].scale
+        input_scale = plan.input_scale(group, grids)
         kernel, scale = states[group.name].prepare(plan.kernel(group), kernel, bias, input_scale)
         kernels[group.name] = kernel, bias, scale, input_scale
     for group in plan.groups:
@@ -267,10 +278,12 @@ def _frozen_kernel(
     kernel: np.ndarray,
     bias: np.ndarray,
     scale: np.ndarray,
-    input_scale: np.ndarray,
+    input_scale: np.ndarray | None,
     bias_type: np.dtype | type = np.int32,
 ) -> FrozenKernel:
     steps = np.clip(np.round(kernel / scale), -rounding.limit, rounding.limit)
+    if input_scale is None:
+        return FrozenKernel(steps.astype(np.int8), scale, bias, bits=rounding.bits)
     bias_scale = np.float64(input_scale) * scale.astype(np.float64)
     bias_steps = np.round(bias.astype(np.float64) / bias_scale)
     return FrozenKernel(

@@ -98,7 +98,7 @@ class _Run:
     def __init__(self, plan: Plan, hooks: Hooks, inputs: Array) -> None:
         self.plan, self.hooks = plan, hooks
         inputs = jnp.asarray(inputs)
-        first = inputs if plan.reads_tokens else hooks.activation(INPUT, inputs)
+        first = hooks.activation(INPUT, inputs) if INPUT in plan.sites else inputs
         self.values = {plan.program.input: first}
         self.last = {
             v: i for i, g in enumerate(plan.groups) for v in g.inputs if isinstance(v, int)

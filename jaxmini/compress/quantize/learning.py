@@ -71,7 +71,7 @@ class Learn(Train):
         return self._after_start(values, super().average(group, values))
 
     def prepared(
-        self, group: Weighted, kernel: Array, bias: Array, input_scale: Array
+        self, group: Weighted, kernel: Array, bias: Array, input_scale: Array | None
     ) -> tuple[Array, Array]:
         name, rounding, kind = group.name, self.plan.kernel(group), self.manner.oscillation
         if name in self.stored.starts:
@@ -96,7 +96,8 @@ class Learn(Train):
             FIGURES: figures(self.histories) if self.histories else {},
         }
         told = {name: tree for name, tree in told.items() if tree}
-        return {RANGES: self._ranges(), **stored.collections(), **told}
+        ranges = {RANGES: self._ranges()} if self.ranges else {}
+        return {**ranges, **stored.collections(), **told}
 
     def _ranges(self) -> Ranges:
         """Ranges after this update; learned grids keep their start once they are rounded onto."""

@@ -224,8 +224,9 @@ class Plan:
         program: the traced model.
         output: the value that the groups leave as the model's output.
         groups: in the order they run.
-        sites: the grids, by name; ``input`` is the first, but for a model of token numbers.
-        site_of: the site of each value between groups.
+        sites: the grids, by name; ``input`` is the first, but for a model of token numbers. None where only
+            kernels are rounded.
+        site_of: the site of each value between groups; of no grid where there is none.
         fixed: sites whose grid is given and not observed.
         ties: for a site that several groups share, the names of the others.
         weight_ops: the operations that depend on the variables alone.
@@ -261,7 +262,12 @@ class Plan:
     @property
     def reads_tokens(self) -> bool:
         """Whether the input is numbers of tokens, int32, which lie on no grid."""
-        return INPUT not in self.sites
+        return self.program.types[self.program.input].dtype == np.int32
+
+    @property
+    def rounds_kernels_alone(self) -> bool:
+        """Whether activations stay float: there is no grid."""
+        return not self.sites
 
     @property
     def islands(self) -> tuple[Group, ...]:
@@ -313,6 +319,11 @@ class Plan:
     def input_site(self, group: Group) -> str:
         """The site of a group's first operand that depends on the model's input."""
         return next(self.site_of[v] for v in group.inputs if not self.is_constant(v))
+
+    def input_scale(self, group: Group, grids: Mapping[str, Grid]) -> Array | float | None:
+        """The scale of the grid that a group's input lies on; None where that is float."""
+        site = self.input_site(group)
+        return grids[site].scale if site in self.sites else None
 
     def __str__(self) -> str:
         shape = self.program.shape

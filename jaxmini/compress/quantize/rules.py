@@ -86,7 +86,7 @@ def _grouped(grouping: Grouping, op: Op) -> None:
     RULES[op.name](grouping, op)
 
 
-def _product(grouping: Grouping, op: Op) -> None:
+def product(grouping: Grouping, op: Op) -> None:
     """A convolution or matrix product with a kernel, its affine chain, its rectifier."""
     inputs, kernel = grouping.inputs(op)
     is_dot = op.name == "dot_general"
@@ -99,7 +99,7 @@ def _product(grouping: Grouping, op: Op) -> None:
     shape, rank = grouping.program.shape(op.outputs[0]), -1
     if is_dot:
         if not is_plain(grouping, op):
-            rearranged(grouping, op, _product)
+            rearranged(grouping, op, product)
             return
         lhs = op.params["dimension_numbers"][0][0]
         rank = len(grouping.program.shape(inputs)) - len(lhs)
@@ -221,8 +221,8 @@ def _gather(grouping: Grouping, op: Op) -> None:
 
 
 RULES: dict[str, Callable[[Grouping, Op], None]] = {
-    "conv_general_dilated": _product,
-    "dot_general": _product,
+    "conv_general_dilated": product,
+    "dot_general": product,
     **dict.fromkeys(("add", "sub", "mul", "div", "neg"), _arithmetic),
     "name": points.point,
     "reduce_sum": _mean,

@@ -15,7 +15,7 @@ from jaxmini.compress.quantize.grid import Grid, fake_quant
 from jaxmini.compress.quantize.kernels import FEWEST_BITS, MOST_BITS, Kernel, per_channel
 from jaxmini.compress.quantize.pictures import checked_batches
 from jaxmini.compress.quantize.plan import Plan, Weighted
-from jaxmini.compress.quantize.stored import floats_of, in_force
+from jaxmini.compress.quantize.stored import KernelState, floats_of, in_force
 from jaxmini.compress.quantize.transform import make_plan
 from jaxmini.losses import kl_divergence
 from jaxmini.model import Model, Variables
@@ -186,7 +186,8 @@ class _Trial:
 
     def kernel_cost(self, group: Weighted, rounding: Kernel) -> float:
         kernel, bias = self.weights[group.name]
-        scale = rounding.scale(kernel, bias, self.grids[self.plan.input_site(group)].scale)
+        input_scale = self.plan.input_scale(group, self.grids)
+        _, scale = KernelState().prepare(rounding, kernel, bias, input_scale)
         changed = {group.name: (rounding.fake_quant(kernel, scale), bias)}
         return self.cost(f"the kernel of {group.name}", self.weights | changed)
 

@@ -50,7 +50,13 @@ def simulate(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
 
     Raises:
         TypeError: a network of int16 activations is simulated in NumPy, and JAX traces it.
+        ValueError: activations stay float, so that there are no integers.
     """
+    if plan.rounds_kernels_alone:
+        raise ValueError(
+            "simulate: with weights_only activations stay float: there is no network of integers; run the "
+            "model itself, or quantize with int8()"
+        )
     if plan.is_wide:
         _check_traced(inputs)
         return simulation_int16.simulate(plan, frozen, np.asarray(inputs))

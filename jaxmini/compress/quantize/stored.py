@@ -111,9 +111,14 @@ class KernelState(NamedTuple):
     history: oscillation.History | None = None
 
     def prepare(
-        self, rounding: Kernel, kernel: Array, bias: Array, input_scale: Array
+        self, rounding: Kernel, kernel: Array, bias: Array, input_scale: Array | None
     ) -> tuple[Array, Array]:
-        """The kernel [..., O] as it is to be rounded, and the scale [O] it is rounded with."""
+        """The kernel [..., O] as it is to be rounded, and the scale [O] it is rounded with.
+
+        Without a scale of the input the bias stays float, and asks for no scale of the kernel.
+        """
+        if input_scale is None:
+            bias, input_scale = jnp.zeros_like(bias), jnp.float32(1)
         scale = rounding.scale(kernel, bias, input_scale, self.step)
         if self.history is None:
             return kernel, scale

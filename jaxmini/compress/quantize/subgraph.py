@@ -34,6 +34,20 @@ class Subgraph(Group):
         return self(operands, held)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FloatRun(Subgraph):
+    """Operations of a network of which only kernels are rounded; what others read of them stays float."""
+
+    def results(self, operands: Sequence[Array], held: Sequence[Array]) -> list[Array]:
+        """What the operations leave, one array an output."""
+        values = dict(zip((*self.reads, *self.held), (*operands, *held), strict=True))
+        run(self.ops, values)
+        return [values[output] for output in self.outputs]
+
+    def __str__(self) -> str:
+        return f"{len(self.ops)} float operation{'s' * (len(self.ops) > 1)}"
+
+
 def read_by(grouping: Grouping, ops: Sequence[Op]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The values that ``ops`` read and do not compute: activations, and those of the variables alone."""
     computed = {value for op in ops for value in op.outputs}

@@ -7,6 +7,7 @@ uses its running statistics, which stay as they are, and dropout is off (Jacob e
 import dataclasses
 import functools
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from jaxmini.compress.quantize.calibration import Observe, gathered, settled
 from jaxmini.compress.quantize.estimators import Estimator, Statistics, min_max
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.fake import FakeQuant, Train
+from jaxmini.compress.quantize.float_runs import group_kernels
 from jaxmini.compress.quantize.grid import BITS, WIDE, Grid
 from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import Kernel, per_channel
@@ -37,6 +39,7 @@ from jaxmini.compress.quantize.stored import (
     in_force,
     kernel_starts,
 )
+from jaxmini.compress.quantize.weights_only import weights_only
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array, PyTree
 
@@ -122,29 +125,46 @@ class int8:
         )
 
 
-def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = None) -> Model:
+# What a model can be quantized by.
+Scheme: TypeAlias = int8 | weights_only
+
+
+def quantize(model: Model, scheme: Scheme = int8(), *, input_grid: Grid | None = None) -> Model:
     """The model with every tensor rounded as the integer file will round it, straight-through in training.
 
     ``init`` adds the collection ``quant`` of ranges, empty until ``calibrate`` or training has seen data.
     ``apply(..., train=True)`` updates them, and leaves every other collection as it is. What a scheme learns
     or counts besides is kept as ``stored`` says; ``params["quant"]`` is trained with the other parameters.
+    With ``weights_only`` kernels are rounded and nothing else, and there are no ranges.
 
     Args:
         model: from one array to one array, pictures in float32 or token numbers in int32. Its convolutions,
             BatchNorms and whatever else it is made of stay untouched: the traced program is quantized. One
             that computes in bfloat16 or float16 becomes one that computes, and answers, in float32.
+        scheme: ``int8`` or ``weights_only``.
         input_grid: the grid of the input where it is known, as that of normalised pixels; else observed.
 
     Raises:
         ValueError: the model is quantized already. At ``init`` or ``apply``: it holds an operation that
             has no int8 form, or uses batch statistics in inference; or a rule of the scheme sets nothing.
+        TypeError: the scheme is something else.
     """
     if is_quantized(model):
         raise ValueError("quantize: the model is quantized already: quantize the float model, once")
+    if not isinstance(scheme, Scheme):
+        raise TypeError(
+            f"quantize: the scheme is {scheme!r}, expected one as int8() or weights_only()"
+        )
+    if isinstance(scheme, weights_only) and input_grid is not None:
+        raise ValueError(
+            f"quantize: with weights_only the input stays float, and input_grid is {input_grid}: leave it "
+            "out, or quantize with int8()"
+        )
     grid = None if input_grid is None else _checked(input_grid)
     # Only rules and 16 bits can be wrong for a model; where nothing else asks for variables init is recorded
     # as it always was.
-    asks = scheme.rules or scheme.learns or scheme.activation.bits == WIDE
+    wide = isinstance(scheme, int8) and scheme.activation.bits == WIDE
+    asks = scheme.rules or scheme.learns or isinstance(scheme, weights_only) or wide
     checked = {"scheme": scheme} if asks else {}
     return Model(
         functools.partial(_init, model, grid, **checked),
@@ -155,6 +175,11 @@ def quantize(model: Model, scheme: int8 = int8(), *, input_grid: Grid | None = N
 def is_quantized(model: Model) -> bool:
     """Whether the model was made by ``quantize``."""
     return isinstance(model.apply, functools.partial) and model.apply.func is _apply
+
+
+def is_weights_only(model: Model) -> bool:
+    """Whether the model was made by ``quantize`` with ``weights_only``."""
+    return is_quantized(model) and isinstance(model.apply.args[1], weights_only)
 
 
 def make_plan(
@@ -170,7 +195,7 @@ def make_plan(
     Raises:
         ValueError: as ``quantize``.
     """
-    scheme = int8()
+    scheme: Scheme = int8()
     if is_quantized(model):
         model, scheme, input_grid = model.apply.args
     grid = None if input_grid is None else _checked(input_grid)
@@ -185,6 +210,8 @@ def calibrate(
 ) -> Variables:
     """The variables with ranges made of what the float model computes on ``batches``.
 
+    With ``weights_only`` there are none: only the shapes of the first batch are read.
+
     Args:
         model: made by ``quantize``.
         variables: its variables; the ranges they hold are forgotten, and what was learned of them.
@@ -194,18 +221,17 @@ def calibrate(
 
     Raises:
         ValueError: the model is not quantized, there is no batch, the numbers at a site are not finite
-            (names the site), or an estimator clips all that a site holds.
+            (names the site), an estimator clips all that a site holds, or is given for ``weights_only``.
     """
     if not is_quantized(model):
         raise ValueError("calibrate: the model has no ranges: give it quantize(model)")
     floats, (of, scheme, grid), known = floats_of(variables), model.apply.args, {}
-    choices = scheme.choices
-    if estimator is not None:
-        choices = Choices(estimator, scheme.kernel, islands=choices.islands)
-    check(choices.estimator, choices.kernel, "calibrate")
+    choices = _observing(scheme, estimator)
     observe, plan = jax.jit(functools.partial(_observe, of, choices, grid)), None
     for number, batch in enumerate(batches):
         plan = _plan(of, choices, grid, floats, batch)
+        if plan.rounds_kernels_alone:  # no grid waits for numbers
+            break
         known = gathered(plan, known, jax.device_get(observe(floats, batch)), number)
     if plan is None:
         raise ValueError("calibrate: there are no batches to see")
@@ -214,10 +240,24 @@ def calibrate(
     first = _fresh(scheme, plan, floats)
     if first.starts:
         first = first._replace(starts=jax.jit(functools.partial(kernel_starts, plan))(floats))
-    return {**first.into(floats), RANGES: ranges}
+    return _with_ranges(first.into(floats), ranges)
 
 
-def _fresh(scheme: int8, plan: Plan, floats: Variables) -> Stored:
+def _observing(scheme: Scheme, estimator: Estimator | None) -> Choices:
+    """What the scheme chooses, its estimators replaced by one if that is given."""
+    choices = scheme.choices
+    if estimator is not None:
+        if choices.activation is None:
+            raise ValueError(
+                f"calibrate: activations stay float, so there is no range for {estimator} to make: leave "
+                "it out"
+            )
+        choices = Choices(estimator, scheme.kernel, islands=choices.islands)
+    check(choices.estimator, choices.kernel, "calibrate")
+    return choices
+
+
+def _fresh(scheme: Scheme, plan: Plan, floats: Variables) -> Stored:
     """What the scheme keeps besides ranges, before any data."""
     return fresh(
         plan,
@@ -233,7 +273,8 @@ def _plan(
 ) -> Plan:
     leaves, tree = jax.tree.flatten((floats_of(variables), inputs))
     types = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
-    plan = _grouped(model, tree, types, grid, choices.islands)
+    kernels_alone = choices.activation is None
+    plan = _grouped(model, tree, types, grid, choices.islands, kernels_alone)
     return plan if choices == int8().choices else assign(plan, choices)
 
 
@@ -244,14 +285,16 @@ def _grouped(
     types: tuple,
     grid: Grid | None,
     islands: tuple[float_island | integer_norm, ...],
+    kernels_alone: bool,
 ) -> Plan:
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
     variables, inputs = jax.tree.unflatten(tree, leaves)
-    return group(trace(model, variables, inputs), grid, islands)
+    program = trace(model, variables, inputs)
+    return group_kernels(program, islands) if kernels_alone else group(program, grid, islands)
 
 
 def _init(
-    model: Model, grid: Grid | None, key: jax.Array, inputs: PyTree, *, scheme: int8 = int8()
+    model: Model, grid: Grid | None, key: jax.Array, inputs: PyTree, *, scheme: Scheme = int8()
 ) -> Variables:
     variables = model.init(key, inputs)
     if RANGES in variables:
@@ -264,12 +307,12 @@ def _init(
             "learns: give it another"
         )
     plan = _plan(model, scheme.choices, grid, variables, inputs)
-    return {**_fresh(scheme, plan, variables).into(variables), RANGES: unseen(plan)}
+    return _with_ranges(_fresh(scheme, plan, variables).into(variables), unseen(plan))
 
 
 def _apply(
     model: Model,
-    scheme: int8,
+    scheme: Scheme,
     grid: Grid | None,
     variables: Variables,
     inputs: PyTree,
@@ -277,11 +320,12 @@ def _apply(
     train: bool = False,
     key: jax.Array | None = None,
 ) -> tuple[Array, Variables]:
-    floats, ranges = floats_of(variables), _ranges(variables)
+    floats = floats_of(variables)
     plan = _plan(model, scheme.choices, grid, floats, inputs)
+    ranges = {} if plan.rounds_kernels_alone else _ranges(variables)
     if not train or (scheme.momentum == 1 and not scheme.learns):
         hooks = FakeQuant(plan, floats, *in_force(plan, variables))
-        return evaluate(plan, hooks, inputs), {RANGES: ranges} if train else {}
+        return evaluate(plan, hooks, inputs), _with_ranges({}, ranges) if train else {}
     check_sites(plan, ranges)
     if scheme.learns:
         stored = Stored.of(variables)
@@ -300,6 +344,11 @@ def _observe(
     hooks = Observe(plan, variables)
     evaluate(plan, hooks, inputs)
     return hooks.seen
+
+
+def _with_ranges(variables: Variables, ranges: Ranges) -> Variables:
+    """Variables with the collection of ranges, if there is any."""
+    return {**variables, RANGES: ranges} if ranges else variables
 
 
 def _ranges(variables: Variables) -> Ranges:
