@@ -15,7 +15,8 @@ from jaxmini.model import Variables
 from jaxmini.run.formats import Onnx
 from jaxmini.run.gates import asks_for_micro, max_accuracy_drop
 from jaxmini.run.outcome import transfer
-from jaxmini.run.stage import TRAINED, Contrastive, Export, Recipe, Stage
+from jaxmini.run.stage import Contrastive, Export, Recipe, Stage
+from jaxmini.run.variants import TRAINED
 from jaxmini.state import Array
 
 # What each back end imports to write a file and to run it, and the extra that brings it.
@@ -93,8 +94,8 @@ def _require_layout(
         if layout.int4 and all(plan.kernel(group).bits > int4.BITS for group in plan.weighted):
             raise ValueError(
                 f"export {export.file_name}: int4=True, and stage {stage.name!r} has no kernel of at most "
-                f"4 bits: give it quantize={export.variant}(kernel=per_channel(bits=4)), or a rule for some "
-                "of them"
+                f"4 bits: give it quantize={TRAINED[export.variant].__name__}(kernel=per_channel(bits=4)), "
+                "or a rule for some of them"
             )
         if layout.embedding is not None:
             features.before(plan, layout.embedding)

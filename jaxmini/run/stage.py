@@ -23,17 +23,9 @@ from jaxmini.losses import cross_entropy as cross_entropy_loss
 from jaxmini.losses import kl as kl_loss
 from jaxmini.model import Model, as_model
 from jaxmini.run.report.content import Report, Verdict
+from jaxmini.run.variants import require_trained
 from jaxmini.state import Array, Batch
 from jaxmini.steps.update import Step
-
-# The variants of files whose integers are trained, and the scheme that trains them.
-TRAINED = types.MappingProxyType(
-    {
-        "int8": quantization.int8,
-        "int16x8": quantization.int8,
-        "weights_only": quantization.weights_only,
-    }
-)
 
 # Of a field that recipes did not always have: the record of those without it stays what it was.
 RECORDED_IF_SET = types.MappingProxyType({"recorded": "if set"})
@@ -233,10 +225,6 @@ class PostTraining(Stage):
             )
 
 
-# Those of files that compute in integers, and the bits of their activations.
-INTEGER_VARIANTS = {"int8": 8, "int16x8": 16}
-
-
 @dataclasses.dataclass(frozen=True)
 class Export:
     """A file to write from a stage: ``name.tflite``.
@@ -276,37 +264,7 @@ class Export:
                 f"export of stage {self.stage.name!r}: its outputs are embeddings, and a file gives "
                 "logits; export a Supervised or Distill stage that starts from it"
             )
-        self._check_scheme()
-        self._check_bits()
-
-    def _check_scheme(self) -> None:
-        """See that the stage has trained what the variant stores."""
-        name, scheme = self.stage.name, self.stage.quantize
-        wanted = TRAINED.get(self.variant)
-        if wanted is None or isinstance(scheme, wanted):
-            return
-        if scheme is None:
-            raise ValueError(
-                f"export of stage {name!r} as {self.variant}: the stage trains in float; export a stage "
-                f"with quantize={wanted.__name__}(), or this one as float32, float16 or dynamic_int8"
-            )
-        own = next(variant for variant, kind in TRAINED.items() if isinstance(scheme, kind))
-        raise ValueError(
-            f"export of stage {name!r} as {self.variant}: the stage quantizes by {own}(); write it "
-            f"by Export(stage, variant={own!r}), or export a stage with quantize={wanted.__name__}()"
-        )
-
-    def _check_bits(self) -> None:
-        """See that the stage's activations have the bits of the file's."""
-        if self.variant not in INTEGER_VARIANTS:
-            return
-        bits, wanted = self.stage.quantize.activation.bits, INTEGER_VARIANTS[self.variant]
-        if bits != wanted:
-            raise ValueError(
-                f"export of stage {self.stage.name!r} as {self.variant}: the stage trains activations of "
-                f"{bits} bits, and such a file has {wanted}; give the stage "
-                f"quantize=int8(activation=observed(bits={wanted})), or export another variant"
-            )
+        require_trained(self.variant, self.stage.name, self.stage.quantize)
 
     def _check_layout(self) -> None:
         self.layout.of(self.variant)

@@ -33,7 +33,8 @@ from jaxmini.export import (
 from jaxmini.export.onnx import float_ops_of
 from jaxmini.export.parity import Parity
 from jaxmini.run.formats import Onnx, SavedModel, StableHLO
-from jaxmini.run.stage import INTEGER_VARIANTS, Export
+from jaxmini.run.stage import Export
+from jaxmini.run.variants import ACTIVATION_BITS
 
 # As before a .tflite file is timed.
 WARMUP, RUNS = 10, 100
@@ -102,7 +103,7 @@ def _tflite(export: Export, artifact: Artifact, path: Path) -> Written:
     exported = tflite(
         artifact, path, variant=export.variant, backend=export.backend, layout=export.layout
     )
-    ways = (Kernels.XNNPACK, Kernels.REFERENCE) if export.variant in INTEGER_VARIANTS else ()
+    ways = (Kernels.XNNPACK, Kernels.REFERENCE) if export.variant in ACTIVATION_BITS else ()
     return Written(
         tflite_predict(path),
         batch=max(1, IMAGES // export.layout.batch) * export.layout.batch,  # none is filled up

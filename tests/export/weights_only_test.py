@@ -265,40 +265,6 @@ def test_a_changed_number_is_found(written: Callable):
             float_kernels.check(edited(content, edit), *form)
 
 
-class Chain(nn.Module):
-    """Layers of one shape one after the other, and beside one another."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        x = x.mean((1, 2))
-        x = nn.tanh(nn.Dense(6)(x))
-        for _ in range(2):
-            x = nn.tanh(nn.Dense(6)(x))
-        return nn.Dense(len(LABELS))(nn.Dense(6)(x) * nn.tanh(nn.Dense(6)(x)))
-
-
-def test_kernels_in_each_other_s_place_are_found(images: np.ndarray):
-    artifact = make(q.quantize(from_linen(Chain()), q.weights_only()), images)
-    form = weights_only_form(artifact)
-    content, _ = weights_only_file(*form, "litert", Layout(), artifact.normalization)
-
-    def swapped(model, graph):
-        layers = [
-            op for op in graph.operators if flatbuffer.op_name(model, op) == "FULLY_CONNECTED"
-        ]
-        first, second = layers[1], layers[2]
-        for position in (1, 2):
-            first.inputs[position], second.inputs[position] = (
-                second.inputs[position],
-                first.inputs[position],
-            )
-
-    with pytest.raises(
-        ParityError, match="Dense_1:dense: the file does not feed it with .*Dense_0"
-    ):
-        float_kernels.check(edited(content, swapped), *form)
-
-
 def test_a_missing_layer_and_one_too_many_are_found(written: Callable):
     form = weights_only_form(artifact_of("convolutions"))
     other = written("branches").path
@@ -356,3 +322,23 @@ def test_plans_of_another_kind_or_batch_are_refused(integer_artifact: Artifact):
         weights_only_file(*integer_form(integer_artifact), "litert")
     with pytest.raises(ValueError, match="write it by weights_only_file"):
         integer_file(*form, "litert")
+
+
+class Clipped(nn.Module):
+    """Bounds that no grid's ends could hold where nothing lies on a grid."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = jnp.clip(nn.Conv(8, (3, 3))(x), -0.3, 0.4)
+        return nn.Dense(len(LABELS))(jnp.minimum(nn.Dense(8)(x.mean((1, 2))), 0.05))
+
+
+def test_bounds_are_kept(tmp_path: Path, images: np.ndarray):
+    artifact = make(q.quantize(from_linen(Clipped()), q.weights_only()), images)
+    path = tmp_path / "clipped.tflite"
+    tflite(artifact, path, variant="weights_only", backend="litert")
+    expected = np.asarray(predict(artifact)(images))
+    np.testing.assert_allclose(tflite_predict(path)(images), expected, rtol=1e-4, atol=1e-5)
+    floats = q.floats_of(artifact.variables)
+    exact = from_linen(Clipped()).apply(floats, artifact.normalization(jnp.asarray(images)))[0]
+    assert np.abs(exact - expected).max() < 0.05 * np.abs(exact).max()
