@@ -46,10 +46,13 @@ def _matrices(
     sizes: tuple[int, ...],
 ) -> str:
     """An operand with its axes in an order, as matrices of ``sizes``."""
+    summed, batches = group.op.params["dimension_numbers"]
     if operand is None:
-        shared = 0 not in group.op.params["dimension_numbers"][1][1 - position]
+        shared = 0 not in batches[1 - position]
         writer.require_batch(group.op, shared, "its constant differs along the batch")
         return writer.stored(group, position, lambda v: v.transpose(order).reshape(sizes))
+    writer.require_batch(group.op, 0 not in summed[position], "it adds up the batch")
+    writer.require_batch(group.op, order[0] == 0, "it moves the batch")
     shape = writer.shape(group.inputs[position])
     turned = writer.arranged(operand, order)._replace(order=as_in_jax(len(order)))
     return writer.reshaped(group.op, turned, [shape[axis] for axis in order], sizes).name

@@ -6,7 +6,8 @@ import pytest
 
 from jaxmini.evaluate.accuracy import predict_all
 from jaxmini.evaluate.onnx_runtime import onnx_integers, onnx_latency, onnx_predict
-from jaxmini.export import Artifact, describe_onnx, onnx, predict
+from jaxmini.export import Artifact, describe_onnx, onnx, onnx_file, predict
+from tests.export.onnx_nets import TOKENS, text
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,16 @@ def test_bad_arguments_are_refused(
         onnx_integers(path)
     with pytest.raises(ValueError, match="takes 2 pictures at a time"):
         onnx_latency(path)
+
+
+def test_tokens_are_checked():
+    *_, plan, frozen = text()
+    content, _ = onnx_file(plan, frozen)
+    with pytest.raises(ValueError, match=r"expected tokens int32 \[B, 6\], got int64\[24, 6\]"):
+        onnx_predict(content)(TOKENS.astype(np.int64))
+    with pytest.raises(ValueError, match=r"got int32\[24, 5\]"):
+        onnx_integers(content)(TOKENS[:, :5])
+    assert onnx_latency(content, warmup=0, runs=2).runs == 2
 
 
 def test_a_file_that_the_runtime_refuses_is_named(integer_file: Path, tmp_path: Path):

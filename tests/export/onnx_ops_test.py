@@ -12,15 +12,18 @@ import pytest
 
 from jaxmini.compress.quantize import make_plan
 from jaxmini.compress.quantize.evaluate import Float, evaluate
+from jaxmini.compress.quantize.functions import Apply
 from jaxmini.compress.quantize.plan import Elementwise, Group, Move, Plan
-from jaxmini.export import Artifact, onnx
+from jaxmini.compress.quantize.products import Product
+from jaxmini.export import Artifact, integer_form, onnx
 from jaxmini.export.onnx_numbers import Floats
 from jaxmini.export.onnx_ops import translate
 from jaxmini.model import from_linen
 from tests.compress.quantize.quantize_nets import Residual
 from tests.export.conftest import NORMALIZATION
-from tests.export.onnx_graphs import Plain, answers, planned
-from tests.export.onnx_nets import SHAPE, artifact_of
+from tests.export.onnx_graphs import Plain, in_pairs, planned, translated
+from tests.export.onnx_groups import deviations
+from tests.export.onnx_nets import FUNCTIONS, IMAGES, SHAPE, artifact_of, name_of
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 4, 5, 3)).astype(np.float32)
@@ -87,20 +90,28 @@ def floats_of(plan: Plan) -> Plain:
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_of_group_computes_what_the_plan_does(name: str, open_batch: bool):
     plan = planned(KINDS[name], X.shape, **PARAMS)
-    writer, values = translate(plan, floats_of(plan), "image", open_batch=open_batch)
     x = np.concatenate([X, 2 * X]) if open_batch else X
-    found = answers(writer, values[plan.output], x, plan.program.shape(plan.output))
-    run = jax.jit(lambda x: evaluate(plan, Float(plan, {"params": PARAMS}), x))
-    expected = np.concatenate([run(x[start : start + 2]) for start in range(0, len(x), 2)])
+    found = translated(plan, floats_of(plan), x, open_batch=open_batch)
+    expected = in_pairs(lambda x: evaluate(plan, Float(plan, {"params": PARAMS}), x), x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_negative_padding_is_refused_with_the_way_out():
-    plan = planned(
-        lambda p, x: convolution(x, p["kernel"], padding=((0, 0), (-1, 0))), X.shape, **PARAMS
-    )
-    with pytest.raises(ValueError, match=r"its padding is negative .*cut the picture with a slice"):
-        translate(plan, floats_of(plan), "image", open_batch=True)
+def rounds_otherwise(group: Group) -> bool:
+    """Whether .tflite kernels, which the simulation follows, do not round to the nearest there.
+
+    Products of two activations are rounded twice; hard-swish and leaky-relu are computed in fixed point.
+    """
+    label = group.kind.label if isinstance(group, Apply) else ""
+    return isinstance(group, Product) or label in ("hard_swish", "leaky_relu")
+
+
+@pytest.mark.parametrize("net", FUNCTIONS, ids=name_of)
+def test_every_group_computes_what_is_simulated(net: Callable):
+    plan, frozen = integer_form(artifact_of(net(), integer=True), 8)
+    for group, steps in deviations(plan, frozen, IMAGES[:8]):
+        assert steps.max() <= 1, group.name
+        if not rounds_otherwise(group):
+            assert not steps.any(), group.name
 
 
 class ChannelPool(nn.Module):
