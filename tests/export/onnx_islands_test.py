@@ -11,7 +11,7 @@ import onnx as package
 import pytest
 from jax import lax
 
-from jaxmini.compress.quantize import float_island, int8
+from jaxmini.compress.quantize import float_island, int8, integer_norm, make_plan
 from jaxmini.compress.quantize.functions import OPERATORS as KNOWN
 from jaxmini.compress.quantize.functions import Apply
 from jaxmini.compress.quantize.grid import Grid
@@ -154,7 +154,7 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_function_is_one_node_where_there_is_one(name: str, open_batch: bool):
     """Along the last of JAX's axes, wherever it lies in the file; GELU came after opset 17."""
-    assert set(ANSWERS) == KNOWN == set(OPERATORS) | {"GELU"}
+    assert set(OPERATORS) | {"GELU"} == set(ANSWERS) == KNOWN - {"RSQRT"}
     plan = planned(lambda p, x: ANSWERS[name](jnp.moveaxis(x, 1, -1)), HALF)
     (group,) = (group for group in plan.groups if isinstance(group, Apply))
     assert group.kind.operator == name
@@ -164,6 +164,23 @@ def test_a_function_is_one_node_where_there_is_one(name: str, open_batch: bool):
     writer, _ = translate(plan, Plain(), "image", open_batch=open_batch)
     kinds = [node.op_type for node in writer.graph._nodes]
     assert kinds == [OPERATORS[name]] if name != "GELU" else "Tanh" in kinds
+
+
+@pytest.mark.parametrize("open_batch", [False, True])
+def test_the_root_of_a_norm_in_integers_is_written(open_batch: bool):
+    def norm(x):
+        with jax.named_scope("Net/norm"):
+            mean = x.mean(-1, keepdims=True)
+            variance = ((x - mean) ** 2).mean(-1, keepdims=True)
+            return (x - mean) * lax.rsqrt(variance + 1e-3)
+
+    model = quantize(model_that(lambda p, x: norm(x)), int8(rules=(integer_norm(),)))
+    plan = make_plan(model, {"params": {}}, jax.ShapeDtypeStruct((2, *X.shape[1:]), jnp.float32))
+    assert {group.kind.operator for group in plan.groups if isinstance(group, Apply)} == {"RSQRT"}
+    x = X if open_batch else X[:2]
+    numbers = Floats(plan, {"params": {}}, None)
+    found = translated(plan, numbers, x, open_batch=open_batch)
+    np.testing.assert_allclose(found, in_pairs(norm, x), rtol=1e-5, atol=1e-5)
 
 
 REFUSED = {
