@@ -112,11 +112,6 @@ TESTED_ELSEWHERE = {
     "evaluate/run_saved_model.py": "TensorFlow's process: evaluate/saved_model_test.py runs it",
     "export/convert_jax2tf.py": "TensorFlow's process: every file that jax2tf writes went through it",
     "export/convert_litert.py": "the converter's process: every file that litert writes went through it",
-    "export/onnx_convolution.py": "onnx_ops_test.py computes convolutions of every kind",
-    "export/onnx_file.py": "onnx_functions_test.py and onnx_parity_test.py run and compare its files",
-    "export/onnx_islands.py": "onnx_functions_test.py runs files with islands",
-    "export/onnx_places.py": "onnx_functions_test.py runs files with tables and choices",
-    "export/onnx_products.py": "onnx_functions_test.py runs files with attention",
     "export/signature.py": "names alone",
 }
 
