@@ -324,21 +324,21 @@ def test_plans_of_another_kind_or_batch_are_refused(integer_artifact: Artifact):
         integer_file(*form, "litert")
 
 
-class Clipped(nn.Module):
-    """Bounds that no grid's ends could hold where nothing lies on a grid."""
+class Moved(nn.Module):
+    """Bounds that no grid's ends hold, and phases of a transposed convolution that are moved."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        x = jnp.clip(nn.Conv(8, (3, 3))(x), -0.3, 0.4)
+        x = jnp.clip(nn.ConvTranspose(8, (3, 3), (2, 2))(x), -0.3, 0.4)
         return nn.Dense(len(LABELS))(jnp.minimum(nn.Dense(8)(x.mean((1, 2))), 0.05))
 
 
-def test_bounds_are_kept(tmp_path: Path, images: np.ndarray):
-    artifact = make(q.quantize(from_linen(Clipped()), q.weights_only()), images)
-    path = tmp_path / "clipped.tflite"
+def test_bounds_and_moves_are_kept(tmp_path: Path, images: np.ndarray):
+    artifact = make(q.quantize(from_linen(Moved()), q.weights_only()), images)
+    path = tmp_path / "moved.tflite"
     tflite(artifact, path, variant="weights_only", backend="litert")
     expected = np.asarray(predict(artifact)(images))
     np.testing.assert_allclose(tflite_predict(path)(images), expected, rtol=1e-4, atol=1e-5)
     floats = q.floats_of(artifact.variables)
-    exact = from_linen(Clipped()).apply(floats, artifact.normalization(jnp.asarray(images)))[0]
+    exact = from_linen(Moved()).apply(floats, artifact.normalization(jnp.asarray(images)))[0]
     assert np.abs(exact - expected).max() < 0.05 * np.abs(exact).max()

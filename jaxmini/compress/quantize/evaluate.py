@@ -150,7 +150,7 @@ def _results(plan: Plan, group: Group, operands: list[Array], hooks: Hooks) -> l
             return hooks.moved(group, moved) if group.site in plan.sites else moved
         case AveragePool():
             values = group.window_sum(*operands) / jnp.float32(group.count)
-            return [hooks.average(group, _held(plan, group, values, hooks))]
+            return [hooks.average(group, _held(group, values, hooks))]
         case Rectifier():
             (values,) = operands
         case Weighted():
@@ -166,13 +166,15 @@ def _results(plan: Plan, group: Group, operands: list[Array], hooks: Hooks) -> l
             values = hooks.subgraph(group, operands)
         case Mask():
             return [hooks.mask(group, *operands)]
-    values = _held(plan, group, values, hooks)
+    values = _held(group, values, hooks)
     return [hooks.activation(group.site, values) if group.site in plan.sites else values]
 
 
-def _held(plan: Plan, group: Group, values: Array, hooks: Hooks) -> Array:
+def _held(group: Group, values: Array, hooks: Hooks) -> Array:
     """The values after a group's rectifier, and within what its readers hold them to."""
-    clips = hooks.clips or group.site not in plan.sites  # where no grid's ends do it
-    for end in (getattr(group, "clamp", None), getattr(group, "clip", None) if clips else None):
+    for end in (
+        getattr(group, "clamp", None),
+        getattr(group, "clip", None) if hooks.clips else None,
+    ):
         values = values if end is None else end(values)
     return values
