@@ -131,6 +131,9 @@ def test_what_does_not_run_there_says_why(on_micro):
 
 def test_floats_are_none_for_a_microcontroller_though_they_run_there(on_micro):
     file = on_micro("student", "float32")
-    assert all("computes in floats: train the network with quantize" in why for why in file.micro)
-    assert file.micro
+    *floats, source, logits = file.micro
+    assert floats
+    assert all("computes in floats: train the network with quantize" in why for why in floats)
+    assert source.startswith("its input is float32")
+    assert logits.startswith("its output is float32")
     assert file.arena_bytes > 0

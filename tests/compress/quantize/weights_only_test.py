@@ -185,15 +185,23 @@ def trained(quantized, variables, x, updates=20):
     return losses, state
 
 
-@pytest.mark.parametrize("net", [Residual, Attention])
+NEAREST, LEARNED, FROZEN = (
+    q.weights_only(q.per_channel(bits=4)),
+    q.weights_only(q.lsq_per_channel(bits=3)),
+    q.weights_only(q.per_tensor(bits=3, mse=True), oscillation=q.freezing()),
+)
+
+
 @pytest.mark.parametrize(
-    "scheme",
+    ("net", "scheme"),
     [
-        q.weights_only(q.per_channel(bits=4)),
-        q.weights_only(q.lsq_per_channel(bits=3)),
-        q.weights_only(q.per_tensor(bits=3, mse=True), oscillation=q.freezing()),
+        (Residual, NEAREST),
+        (Residual, LEARNED),
+        (Residual, FROZEN),
+        (Attention, NEAREST),
+        pytest.param(Attention, LEARNED, marks=pytest.mark.slow),
+        pytest.param(Attention, FROZEN, marks=pytest.mark.slow),
     ],
-    ids=["nearest", "learned", "frozen"],
 )
 def test_networks_train(net, scheme):
     quantized, variables, x, _, _ = made(net) if scheme is None else _started(net, scheme)
