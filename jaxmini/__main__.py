@@ -51,7 +51,7 @@ def preview(options: argparse.Namespace) -> int:
     config = recipe.load(options.config, options.overrides)
     stages = {stage.name: stage for stage in config.recipe.stages}
     if options.stage is not None and options.stage not in stages:
-        raise recipe.RecipeError(f"no stage {options.stage!r}; there are: {', '.join(stages)}")
+        raise recipe.RecipeError(recipe.unknown("stage", options.stage, list(stages)))
     for name in stages if options.stage is None else [options.stage]:
         stage = stages[name]
         dataset = stage.data.load()

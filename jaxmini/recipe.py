@@ -96,7 +96,7 @@ def override(recipe: Recipe, assignment: str) -> Recipe:
     stages = {stage.name: stage for stage in recipe.stages}
     if first not in stages:
         raise RecipeError(
-            f"override {assignment!r}: {_unknown('stage', first, [*stages, 'exports', 'gates'])}"
+            f"override {assignment!r}: {unknown('stage', first, [*stages, 'exports', 'gates'])}"
         )
     changed = _assign(stages[first], rest, text.strip(), first)
     return _replace_stage(recipe, stages[first], changed)
@@ -163,7 +163,7 @@ def _assign(value: Any, path: Sequence[str], text: str, where: str) -> Any:
         )
     names = [f.name for f in dataclasses.fields(value) if f.init and f.name not in ("parent",)]
     if name not in names:
-        raise RecipeError(f"{where}: {_unknown('field', name, names)}")
+        raise RecipeError(f"{where}: {unknown('field', name, names)}")
     old, inner = getattr(value, name), f"{where}.{name}"
     if isinstance(old, Stage):
         raise RecipeError(
@@ -257,11 +257,9 @@ _PARSERS = {
 }
 
 
-def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """What to say of a name that is none of those known; offers the nearest."""
     near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    return (
-        f"no {what} {name!r}{hint} There are: {', '.join(known)}"
-        if near
-        else (f"no {what} {name!r}; there are: {', '.join(known)}")
-    )
+    if near:
+        return f"no {what} {name!r}. Did you mean {near[0]!r}? There are: {', '.join(known)}"
+    return f"no {what} {name!r}; there are: {', '.join(known)}"

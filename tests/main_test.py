@@ -261,7 +261,9 @@ def test_preview_draws_what_each_stage_sees(config, capsys):
     assert capsys.readouterr().out == f"{path}\n"
     with Image.open(path) as picture:
         assert min(picture.size) > 30
-    assert failed(capsys, "preview", config, "--stage", "nett") == "no stage 'nett'; there are: net"
+    assert failed(capsys, "preview", config, "--stage", "nett") == (
+        "no stage 'nett'. Did you mean 'net'? There are: net"
+    )
 
 
 def test_describe_prints_what_a_file_says_of_itself(config, capsys):

@@ -1,5 +1,6 @@
 """Interpreter: a .tflite file that runs, with the kernels named, on arrays as the file itself takes them."""
 
+import difflib
 import enum
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,13 +124,18 @@ def known_kernels(kernels: Kernels | str) -> Kernels:
     """The kernels of that name.
 
     Raises:
-        ValueError: there are none; lists those there are.
+        ValueError: there are none; lists those there are, and offers the nearest.
     """
     try:
         return Kernels(kernels)
     except ValueError:
-        known = ", ".join(repr(kind.value) for kind in Kernels)
-        raise ValueError(f"tflite: kernels {kernels!r} are unknown; there are {known}") from None
+        known = [kind.value for kind in Kernels]
+        near = difflib.get_close_matches(str(kernels), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        listed = ", ".join(map(repr, known))
+        raise ValueError(
+            f"tflite: kernels {kernels!r} are unknown; there are {listed}{hint}"
+        ) from None
 
 
 def require_single(file: flatbuffer.File, where: str) -> None:
