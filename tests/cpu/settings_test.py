@@ -34,7 +34,8 @@ def faults(argument: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept():
     kept, returned = faults("keep"), faults("leave")
-    assert kept < 1000 < returned
+    # Ten times 64 MiB: 320 faults where every page is a huge one, of 2 MiB, which NumPy asks for.
+    assert kept < 160 < returned
 
 
 def test_other_systems_are_left_alone(monkeypatch):

@@ -93,6 +93,13 @@ def made(net, scheme=EIGHT):
     return quantized, variables, x, plan, q.freeze(plan, variables)
 
 
+@functools.cache
+def answered(net):
+    """What the float network computes."""
+    _, variables, x, _, _ = made(net)
+    return np.asarray(jax.jit(from_linen(net()).apply)(variables, x)[0])
+
+
 def test_golden():
     rules = (q.rule("depth*", kernel=q.per_channel(bits=4)),)
     plan = made(Residual, q.weights_only(rules=rules))[3]
@@ -104,9 +111,8 @@ def test_golden():
 @pytest.mark.parametrize("net", [*NETS, Tokens])
 def test_without_rounding_the_plan_computes_the_network(net):
     _, variables, x, plan, _ = made(net)
-    expected = from_linen(net()).apply(variables, x)[0]
     found = jax.jit(lambda v, x: evaluate(plan, Float(plan, v), x))(variables, x)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, answered(net), rtol=1e-4, atol=1e-4)
     assert not plan.sites
     assert plan.rounds_kernels_alone
 
@@ -117,12 +123,15 @@ def test_the_network_computes_with_what_is_frozen(net):
     answer = jax.jit(lambda v, x: quantized.apply(v, x)[0])(variables, x)
     expected = jax.jit(lambda x: evaluate(plan, Dequantized(plan, frozen), x))(x)
     np.testing.assert_allclose(answer, expected, rtol=2e-5, atol=2e-5)
-    assert not np.allclose(answer, from_linen(net()).apply(variables, x)[0], rtol=2e-5, atol=2e-5)
+    assert not np.allclose(answer, answered(net), rtol=2e-5, atol=2e-5)
     assert not frozen.grids
     assert not frozen.constants
 
 
-@pytest.mark.parametrize("net", [*NETS, Tokens])
+@pytest.mark.parametrize(
+    "net",
+    [Residual, Tokens, *(pytest.param(net, marks=pytest.mark.slow) for net in NETS[1:])],
+)
 def test_training_rounds_as_inference_does(net):
     quantized, variables, x, _, _ = made(net)
     inference, nothing = quantized.apply(variables, x)
@@ -197,10 +206,10 @@ NEAREST, LEARNED, FROZEN = (
     [
         (Residual, NEAREST),
         (Residual, LEARNED),
-        (Residual, FROZEN),
-        (Attention, NEAREST),
+        pytest.param(Residual, FROZEN, marks=pytest.mark.slow),
+        pytest.param(Attention, NEAREST, marks=pytest.mark.slow),
         pytest.param(Attention, LEARNED, marks=pytest.mark.slow),
-        pytest.param(Attention, FROZEN, marks=pytest.mark.slow),
+        (Attention, FROZEN),
     ],
 )
 def test_networks_train(net, scheme):
@@ -213,8 +222,8 @@ def test_networks_train(net, scheme):
         assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(moved))
     plan = q.make_plan(quantized, state.variables, x)
     frozen = q.freeze(plan, state.variables)
-    answer = quantized.apply(state.variables, x)[0]
-    expected = evaluate(plan, Dequantized(plan, frozen), x)
+    answer = jax.jit(quantized.apply)(state.variables, x)[0]
+    expected = jax.jit(lambda x: evaluate(plan, Dequantized(plan, frozen), x))(x)
     np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4)
     limits = {name: kernel.limit for name, kernel in plan.kernels.items()}
     assert all(np.abs(k.kernel).max() <= limits[name] for name, k in frozen.kernels.items())
@@ -229,9 +238,9 @@ def _started(net, scheme):
 def test_a_kernel_of_eight_bits_is_nearer_than_one_of_two():
     errors = []
     for bits in (2, 4, 8):
-        quantized, variables, x, *_ = made(Attention, q.weights_only(q.per_channel(bits=bits)))
-        exact = from_linen(Attention()).apply(variables, x)[0]
-        errors.append(float(jnp.abs(quantized.apply(variables, x)[0] - exact).max()))
+        quantized, variables, x, *_ = made(Residual, q.weights_only(q.per_channel(bits=bits)))
+        answer = jax.jit(quantized.apply)(variables, x)[0]
+        errors.append(float(jnp.abs(answer - answered(Residual)).max()))
     assert errors[0] > 4 * errors[1] > 16 * errors[2]
 
 
