@@ -183,7 +183,7 @@ def with_statistics(net: nn.Module, variables: Variables, inputs: jax.Array) -> 
     rng = np.random.default_rng(0)
 
     def drawn(path: tuple, leaf: jax.Array) -> jax.Array:
-        name, owner = (getattr(key, "key", "") for key in (path[-1], path[-2]))
+        name, owner = path[-1].key, path[-2].key if len(path) > 1 else ""
         if owner != "bn":
             return leaf
         if name == "bias":
