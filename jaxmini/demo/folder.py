@@ -19,6 +19,7 @@ from jaxmini.demo.network import OFFSETS, Network, answers
 from jaxmini.demo.standing import Standing
 from jaxmini.run.report import quantity
 from jaxmini.run.report.pictures import png
+from jaxmini.run.report.svg import COLOURS
 
 FORMAT = 1
 MANIFEST, MODEL, PICTURES, RUNTIME = "demo.json", "model.tflite", "pictures", "litert"
@@ -50,6 +51,7 @@ def write(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
         whole = Path(beside) / "demo"
         shutil.copytree(_PAGE, whole)
+        shutil.copy(COLOURS, whole)
         (whole / MODEL).write_bytes(network.content)
         for place, contents in ((PICTURES, _pictures(examples)), (RUNTIME, litert)):
             (whole / place).mkdir(exist_ok=True)
@@ -88,7 +90,8 @@ def require_ours(folder: Path) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; give --output a folder")
     found = {each.name for each in folder.iterdir()}
-    ours = {each.name for each in _PAGE.iterdir()} | {MANIFEST, MODEL, PICTURES, RUNTIME}
+    ours = {COLOURS.name, MANIFEST, MODEL, PICTURES, RUNTIME}
+    ours |= {each.name for each in _PAGE.iterdir()}
     foreign = sorted(found if MANIFEST not in found else found - ours)
     if foreign:
         shown = ", ".join(foreign[:4]) + (", ..." if len(foreign) > 4 else "")

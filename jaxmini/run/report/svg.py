@@ -95,12 +95,13 @@ def standalone(drawing: str) -> str:
     root = ElementTree.fromstring(drawing)
     root.set("xmlns", "http://www.w3.org/2000/svg")
     style = ElementTree.Element("style")
-    style.text = _COLOURS.read_text(encoding="utf-8") + _OF_A_PAGE
+    style.text = COLOURS.read_text(encoding="utf-8") + _OF_A_PAGE
     root.insert(2, style)  # after its name and description, which are looked for first
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-_COLOURS = Path(__file__).with_name("colours.css")
+# The page's colours, light and dark; the demo's page has them too.
+COLOURS = Path(__file__).with_name("colours.css")
 # The halo keeps names legible where they cross a line, as in report.css.
 _OF_A_PAGE = """
 svg { background: var(--paper); font-family: var(--sans); }
