@@ -51,7 +51,7 @@ class Ratio:
 def alternate(
     ways: Mapping[str, Callable[[], object]], *, rounds: int = 15, calls: int = 1, warmup: int = 1
 ) -> dict[str, Timing]:
-    """Time the ways by turns, A B A B, each turn ``calls`` calls up to the last one's result.
+    """Time the ways by turns, A B B A, each turn ``calls`` calls up to the last one's result.
 
     Args:
         ways: by name, what is timed; a result may hold arrays that are still being computed.
@@ -66,7 +66,8 @@ def alternate(
         raise ValueError(f"alternate: rounds={rounds}, calls={calls}; expected 2 and 1 at least")
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(warmup + rounds):
-        for name, way in ways.items():
+        # Back and forth: a way that leaves the caches, or the clock, in a bad state harms all others alike.
+        for name, way in list(ways.items())[:: -1 if turn % 2 else 1]:
             taken = _turn(way, calls)
             if turn >= warmup:
                 seconds[name].append(taken)

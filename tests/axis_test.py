@@ -55,6 +55,29 @@ def test_every_device_sees_the_whole(by: str):
     assert not axis.is_mapped()
 
 
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_one_device_alone_holds_the_whole(check_vma: bool):
+    def loss(x: jax.Array) -> jax.Array:
+        return axis.mean(jnp.sum(axis.gather(x) ** 2))
+
+    def gradient(x: jax.Array) -> jax.Array:
+        return axis.mean(jax.grad(loss)(x))
+
+    whole, spec = X[0], PartitionSpec()
+    mesh = Mesh(np.array(jax.devices()[:1]), (axis.AXIS,))
+    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma)
+    program = jax.jit(mapped).lower(whole)
+    np.testing.assert_array_equal(program.compile()(whole), 2 * whole)
+    # What varies is made one by a sum where that is checked, and nowhere else.
+    assert ("all_reduce" in program.as_text()) == check_vma
+
+
+def test_pmap_of_one_device_sums_over_no_devices():
+    mapped = jax.pmap(seen, axis.AXIS, devices=jax.devices()[:1])
+    assert "all_" not in mapped.lower(X[:1]).as_text()
+    assert not mapped(X[:1])["mapped"].any()
+
+
 def test_gradients_through_gather_reach_their_rows():
     x = jnp.arange(8.0).reshape(4, 2)
 

@@ -74,7 +74,7 @@ class TestPairs:
         called = []
         ways = {"a": lambda: called.append("a"), "b": lambda: called.append("b")}
         timings = pairs.alternate(ways, rounds=3, calls=2, warmup=1)
-        assert "".join(called) == "aabb" * 4
+        assert "".join(called) == "aabbbbaa" * 2
         assert [len(t.cpu) for t in timings.values()] == [3, 3]
 
     def test_a_way_that_works_twice_as_long_has_twice_the_cpu_time(self):
