@@ -16,7 +16,7 @@ Tree = TypeVar("Tree")
 
 
 def is_mapped() -> bool:
-    """Whether the program being traced sees its device's shard only, under pmap or shard_map over ``"batch"``.
+    """Whether the traced program sees its device's shard only, under pmap or shard_map over ``"batch"``.
 
     One device alone holds the whole, and sums over it would cost a small step a thirtieth of its time. Only
     a shard_map that checks what varies (``check_vma``) must be told so, by such a sum.
