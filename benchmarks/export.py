@@ -45,15 +45,18 @@ from jaxmini.state import PyTree
 
 CLASSES = 100
 NORMALIZATION = Normalization(0.5, 0.25)
+# LayerNorm is a float island otherwise.
+INTEGER_NORMS = quantize.int8(rules=(quantize.integer_norm(),))
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A net, and the side of its pictures in pixels."""
+    """A net, the side of its pictures in pixels, and how its integers are made."""
 
     name: str
     net: nn.Module
     side: int
+    scheme: quantize.int8 = quantize.int8()
 
 
 ZOO = (
@@ -67,7 +70,9 @@ ZOO = (
     Case("MobileNetV4-Conv-S", models.mobilenet_v4_conv_s(CLASSES), 96),
     Case("MobileNetV4-Conv-S", models.mobilenet_v4_conv_s(CLASSES), 224),
     Case("ViT-Ti, patch 16", models.vit_tiny(CLASSES, patch=16), 96),
+    Case("ViT-Ti, integer norms", models.vit_tiny(CLASSES, patch=16), 96, INTEGER_NORMS),
     Case("ViT-Ti, patch 16", models.vit_tiny(CLASSES, patch=16), 224),
+    Case("ViT-Ti, integer norms", models.vit_tiny(CLASSES, patch=16), 224, INTEGER_NORMS),
 )
 TINY = (Case("small ResNet", models.small_resnet(CLASSES, stem_width=8, widths=(8, 16)), 16),)
 COLUMNS = (
@@ -169,7 +174,7 @@ def artifacts(case: Case, images: np.ndarray) -> tuple[Artifact, Artifact]:
     model, inputs = from_linen(case.net), NORMALIZATION(jnp.asarray(images))
     variables = with_statistics(case.net, jax.jit(model.init)(jax.random.key(0), inputs), inputs)
     grid = quantize.Grid(np.float32(NORMALIZATION.scale), np.int32(NORMALIZATION.zero_point))
-    network = quantize.quantize(model, input_grid=grid)
+    network = quantize.quantize(model, case.scheme, input_grid=grid)
     calibrated = quantize.calibrate(network, variables, [inputs])
     labels = tuple(str(number) for number in range(CLASSES))
     make = functools.partial(

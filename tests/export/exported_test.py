@@ -114,6 +114,20 @@ def test_a_model_that_asks_for_its_batch_needs_a_fixed_one(images: np.ndarray, t
     stablehlo(artifact, tmp_path / "p", batch=1)
 
 
+def test_a_mask_made_for_the_batch_needs_a_fixed_one(images: np.ndarray, tmp_path: Path):
+    class Masked(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            tokens = x.reshape(x.shape[0], -1, 8)
+            mask = nn.make_causal_mask(jnp.ones(tokens.shape[:2], jnp.int32))
+            return nn.Dense(10)(nn.MultiHeadAttention(2)(tokens, mask=mask).mean(1))
+
+    artifact = make(quantized(Masked()), images)
+    with pytest.raises(ValueError, match=r"any number of images; .*batch=1"):
+        stablehlo(artifact, tmp_path / "p")
+    stablehlo(artifact, tmp_path / "p", batch=1)
+
+
 def test_slices_of_a_quantized_model_take_any_batch(images: np.ndarray, tmp_path: Path):
     class Sliced(nn.Module):
         @nn.compact
