@@ -1,4 +1,9 @@
-"""Settings of every test: eight virtual CPU devices, strict promotion, a compile cache that stays."""
+"""Settings of every test: eight virtual CPU devices, strict promotion, programs that compile fast and stay.
+
+Most of a test's time is XLA's, which optimizes what runs once: it is asked not to. With
+``JAXMINI_TEST_OPTIMIZED=1`` programs are compiled as users' are, which is how the slow tests, and those before
+a change is taken, run.
+"""
 
 import os
 from pathlib import Path
@@ -19,6 +24,7 @@ CACHE = Path(__file__).parent.parent / ".cache" / "jax"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_disable_most_optimizations", not os.environ.get("JAXMINI_TEST_OPTIMIZED"))
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

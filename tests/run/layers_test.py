@@ -1,5 +1,6 @@
 """Layers of a file: measured where its numbers can be read, else the reason is told."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,13 @@ def test_the_report_of_a_run_has_the_layers_of_its_file(undisturbed: Path, train
     assert [layer.operator for layer in file.layers] == operators
     assert all(layer.sqnr > 5 and layer.alone > 20 for layer in file.layers)
     assert [(layer.differing, layer.largest) for layer in file.layers] == [(0.0, 0)] * 5
-    again = layers_of(
+    again, note = layers_of(
         Export(INT8, "int8", "litert"), trained, undisturbed / "exports" / file.name, TEST.image
     )
-    assert again == (file.layers, file.layers_note)
+    assert note == file.layers_note
+    for one, other in zip(again, file.layers, strict=True):
+        # The run's own program may have been optimized and this one not.
+        assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(other), rel=1e-4)
 
 
 @pytest.mark.parametrize(
