@@ -5,7 +5,7 @@
 `python -m jaxmini run` in a fresh process, first with an empty compile cache, then with the one it left, then
 with an empty one and XLA's own convolutions (`JAXMINI_CPU=plain`, freed memory kept all the same). By default
 every stage is cut to a step or two, so that what is left is starting: importing, tracing, compiling,
-exporting. With --full the recipe runs as it is.
+exporting; that page is `first_step`. With --full the recipe runs as it is.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 runs[kind].append(timed(options.config, overrides, stages, folder, variables))
                 print(f"round {number + 1}, {kind}: {runs[kind][-1][WHOLE]}", file=sys.stderr)
     shown = page.Page(
-        name="cold_start",
+        name="cold_start" if options.full else "first_step",
         title="Starting with and without a compile cache",
         method=f"{page.method(__doc__)} Medians of {len(runs[COLD])} runs of `{options.config}`"
         + (", as it is." if options.full else ", cut short."),

@@ -82,6 +82,8 @@ def get_config() -> Recipe:
         stages=(pretrain, teacher, alone, student, int8),
         exports=(*files, Export(student, "float32", "litert")),
         gates=(
+            gates.min_accuracy(teacher, 0.925),
+            gates.min_accuracy(student, 0.92),
             *(gates.max_bytes(file, 100_000) for file in files),
             *(gates.max_accuracy_drop(file, below=student, points=0.3) for file in files),
             *(gates.all_integer(file) for file in files),

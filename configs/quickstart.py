@@ -95,6 +95,6 @@ def get_config() -> Recipe:
         gates=(
             *(gates.all_integer(file) for file in files),
             *(gates.max_accuracy_drop(file, below=student, points=2) for file in files),
-            *(gates.min_agreement(file, 0.97) for file in files),
+            *(gates.min_agreement(file, 0.995) for file in files),
         ),
     )

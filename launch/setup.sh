@@ -14,7 +14,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     }
     echo "Setting up .venv from requirements.lock (once)"
     if command -v uv >/dev/null; then
-        uv venv --quiet --allow-existing --python "$python" .venv
+        uv venv --quiet --seed --allow-existing --python "$python" .venv
         uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
         uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
     else

@@ -17,6 +17,7 @@ ROWS = {
     "state": 0.1,
     "model": 0.2,
     "record": 0.3,
+    "near_miss": 0.0,
     "cpu": 0.0,
     # maths
     "losses": 1,

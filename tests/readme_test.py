@@ -1,6 +1,7 @@
 """The README: every Python snippet in it runs as it stands, alone, in an empty folder."""
 
 import re
+import shlex
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxmini import cpu
+from jaxmini import __main__, cpu, recipe
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -39,6 +40,19 @@ def test_snippet_runs(code: str, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\$ (jaxmini [^#\n]+)", TEXT, re.MULTILINE))
+def test_command_is_understood(line: str):
+    _, *arguments = shlex.split(line)
+    options = __main__._parse(arguments)
+    if "config" in options:
+        config = ROOT / options.config
+        assert recipe.load(config, options.overrides).recipe != recipe.load(config).recipe
+
+
+def test_there_are_commands():
+    assert len(re.findall(r"^\$ jaxmini ", TEXT, re.MULTILINE)) >= 5
 
 
 def test_there_are_snippets():

@@ -1,7 +1,6 @@
 """A folder of PNG and JPEG files as a dataset: a sub-folder for each class, or no labels."""
 
 import dataclasses
-import difflib
 import functools
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxmini.data import pictures
 from jaxmini.data.dataset import UNLABELLED, Dataset, Split
 from jaxmini.data.order import permutation
+from jaxmini.near_miss import did_you_mean
 
 # Picture formats that are not read. A file of one is an error; any other file is left alone.
 OTHER_FORMATS = (".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".avif", ".ppm", ".pgm", ".jp2")
@@ -169,10 +169,9 @@ def _renumber(test: Split, own: tuple[str, ...], classes: tuple[str, ...], root:
         )
     for name in own:
         if name not in classes:
-            near = difflib.get_close_matches(name, classes, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{root / 'test' / name}: there is no class of this name in train{hint}"
+                f"{root / 'test' / name}: there is no class of this name in train"
+                f"{did_you_mean(name, classes)}"
             )
     if not own:
         return test

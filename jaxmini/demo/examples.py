@@ -1,6 +1,5 @@
 """Examples: the pictures a page shows: of the run that the file lies in, of a folder, or random ones."""
 
-import difflib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from jaxmini import data
 from jaxmini.data import UNLABELLED
 from jaxmini.demo.network import Network
 from jaxmini.inspection import pictures
+from jaxmini.near_miss import did_you_mean
 
 
 class Examples(NamedTuple):
@@ -85,8 +85,7 @@ def _renumbered(
     """The folder's labels as the network numbers its classes, by name."""
     for name in classes:
         if name not in network.labels:
-            near = difflib.get_close_matches(name, network.labels, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, network.labels)
             raise ValueError(
                 f"{folder / name}: {network.name} has no class of this name{hint} (its classes are "
                 f"{', '.join(network.labels[:12])}{', ...' if len(network.labels) > 12 else ''}); "

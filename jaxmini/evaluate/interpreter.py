@@ -1,6 +1,5 @@
 """Interpreter: a .tflite file that runs, with the kernels named, on arrays as the file itself takes them."""
 
-import difflib
 import enum
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxmini.evaluate import native
 from jaxmini.evaluate.micro import MicroInterpreter
 from jaxmini.export import converter, flatbuffer
+from jaxmini.near_miss import did_you_mean
 
 
 class Kernels(enum.StrEnum):
@@ -130,12 +130,8 @@ def known_kernels(kernels: Kernels | str) -> Kernels:
         return Kernels(kernels)
     except ValueError:
         known = [kind.value for kind in Kernels]
-        near = difflib.get_close_matches(str(kernels), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        listed = ", ".join(map(repr, known))
-        raise ValueError(
-            f"tflite: kernels {kernels!r} are unknown; there are {listed}{hint}"
-        ) from None
+        listed = ", ".join(map(repr, known)) + did_you_mean(kernels, known)
+        raise ValueError(f"tflite: kernels {kernels!r} are unknown; there are {listed}") from None
 
 
 def require_single(file: flatbuffer.File, where: str) -> None:

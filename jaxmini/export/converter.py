@@ -3,7 +3,6 @@
 A folder is the whole protocol: the program and ``options.json`` go in, ``model.tflite`` comes out.
 """
 
-import difflib
 import importlib.util
 import json
 import os
@@ -14,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from jaxmini.near_miss import did_you_mean
 from jaxmini.record import Json
 
 # Through TensorFlow, and without.
@@ -62,9 +62,8 @@ def require_known(what: str, name: str, known: tuple[str, ...]) -> None:
         ValueError: it is not; lists them, and offers the nearest.
     """
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"tflite: unknown {what} {name!r}; there are {', '.join(known)}{hint}")
+        there = ", ".join(known) + did_you_mean(name, known)
+        raise ValueError(f"tflite: unknown {what} {name!r}; there are {there}")
 
 
 def run(script: Path, folder: Path, options: Mapping[str, Json]) -> None:

@@ -5,7 +5,6 @@ manifest ``program.json``, which says how it is called, of which versions it is,
 """
 
 import dataclasses
-import difflib
 import hashlib
 import importlib.metadata
 import json
@@ -20,6 +19,7 @@ from jaxmini.export import metadata, whole
 from jaxmini.export import signature as names
 from jaxmini.export.artifact import Artifact, Predict, pixel_function
 from jaxmini.export.lowering import anonymous, lower
+from jaxmini.near_miss import did_you_mean
 from jaxmini.record import Json
 
 PROGRAM, MANIFEST = "program.bin", "program.json"
@@ -130,11 +130,8 @@ def _check(platforms: tuple[str, ...] | None, batch: int | None) -> None:
         raise ValueError("stablehlo: platforms is empty; leave it out for all of them")
     for name in platforms or ():
         if name not in PLATFORMS:
-            near = difflib.get_close_matches(str(name), PLATFORMS, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"stablehlo: unknown platform {name!r}; there are {', '.join(PLATFORMS)}{hint}"
-            )
+            there = ", ".join(PLATFORMS) + did_you_mean(name, PLATFORMS)
+            raise ValueError(f"stablehlo: unknown platform {name!r}; there are {there}")
 
 
 def _exported(

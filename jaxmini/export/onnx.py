@@ -5,7 +5,6 @@ grids, in QuantizeLinear and DequantizeLinear; it is read back and compared befo
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections import Counter
@@ -23,6 +22,7 @@ from jaxmini.export.onnx_file import output_of, written
 from jaxmini.export.onnx_graph import OPSET
 from jaxmini.export.onnx_numbers import Floats, Integers, Numbers
 from jaxmini.export.tflite import Exported
+from jaxmini.near_miss import did_you_mean
 from jaxmini.record import Json
 
 Variant = Literal["float32", "int8"]
@@ -57,11 +57,8 @@ def onnx(
         ImportError: onnx is not installed; names the extra that brings it.
     """
     if variant not in VARIANTS:
-        near = difflib.get_close_matches(str(variant), VARIANTS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"onnx: unknown variant {variant!r}; there are {', '.join(VARIANTS)}{hint}"
-        )
+        there = ", ".join(VARIANTS) + did_you_mean(variant, VARIANTS)
+        raise ValueError(f"onnx: unknown variant {variant!r}; there are {there}")
     if batch is not None and batch < 1:
         raise ValueError(f"onnx: batch is {batch}; it must be at least 1, or None for any")
     converter.require("onnx", "onnx")

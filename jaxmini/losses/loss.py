@@ -6,13 +6,13 @@ collectives: they see the whole batch. A plain function of the same signature is
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import TypeAlias, Union
 
 import jax
 import jax.numpy as jnp
 
+from jaxmini.near_miss import did_you_mean
 from jaxmini.state import Array, Batch, Metrics
 
 Signals: TypeAlias = Mapping[str, Array]
@@ -75,11 +75,9 @@ def read(signals: Signals, name: str, loss: object) -> Array:
     """
     if name in signals:
         return signals[name]
-    near = difflib.get_close_matches(name, signals, 1)
     raise KeyError(
         f"{type(loss).__name__} reads the signal {name!r}, which this step does not provide; "
-        f"it provides {', '.join(sorted(signals))}"
-        + (f". Did you mean {near[0]!r}?" if near else "")
+        f"it provides {', '.join(sorted(signals))}{did_you_mean(name, signals)}"
     )
 
 

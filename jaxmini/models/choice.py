@@ -1,8 +1,9 @@
 """Choose one of a few named alternatives, or say what there is and which name is nearest."""
 
-import difflib
 from collections.abc import Mapping
 from typing import TypeVar
+
+from jaxmini.near_miss import did_you_mean
 
 Value = TypeVar("Value")
 
@@ -20,8 +21,5 @@ def choose(what: str, name: str, alternatives: Mapping[str, Value]) -> Value:
     """
     if name in alternatives:
         return alternatives[name]
-    near = difflib.get_close_matches(str(name), alternatives, 1)
-    raise ValueError(
-        f"{what}: there is no {name!r}, only {', '.join(map(repr, alternatives))}"
-        + (f"; did you mean {near[0]!r}?" if near else "")
-    )
+    there = ", ".join(map(repr, alternatives)) + did_you_mean(name, alternatives)
+    raise ValueError(f"{what}: there is no {name!r}, only {there}")

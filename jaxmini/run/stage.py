@@ -5,7 +5,6 @@ values, so the chain is the expression itself.
 """
 
 import dataclasses
-import difflib
 import types
 import typing
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from jaxmini.losses import Loss, nt_xent
 from jaxmini.losses import cross_entropy as cross_entropy_loss
 from jaxmini.losses import kl as kl_loss
 from jaxmini.model import Model, as_model
+from jaxmini.near_miss import did_you_mean
 from jaxmini.run.report.content import Report, Verdict
 from jaxmini.run.variants import require_trained
 from jaxmini.state import Array, Batch
@@ -283,11 +283,9 @@ class Export:
 
 def _require_one_of(known: tuple[str, ...], name: str, field: str, export: Export) -> None:
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        there = ", ".join(known) + did_you_mean(name, known)
         raise ValueError(
-            f"export of stage {export.stage.name!r}: unknown {field} {name!r}; "
-            f"there are {', '.join(known)}{hint}"
+            f"export of stage {export.stage.name!r}: unknown {field} {name!r}; there are {there}"
         )
 
 

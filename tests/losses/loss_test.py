@@ -110,7 +110,7 @@ def test_missing_signal_names_loss_signal_and_what_there_is():
     with pytest.raises(KeyError) as error:
         square()({"studnet": jnp.zeros(3), "teacher": jnp.zeros(3)}, {})
     message = str(error.value)
-    for part in ("square", "'student'", "studnet, teacher", "Did you mean 'studnet'?"):
+    for part in ("square", "'student'", "studnet, teacher", "; did you mean 'studnet'?"):
         assert part in message
 
 

@@ -249,6 +249,13 @@ def test_the_report_is_of_what_was_run(undisturbed):
     assert right / 500 == pytest.approx(report.files[0].accuracy)
 
 
+def test_each_stage_says_what_its_network_is_made_of(undisturbed):
+    for stage in storage.read(undisturbed).stages:
+        overview = (undisturbed / "stages" / stage.name / "parameters.txt").read_text()
+        assert f"Total: {stage.params:,}" in overview
+        assert "kernel" in overview
+
+
 def test_who_starts_from_his_teacher_is_compared_with_him_once():
     teacher = Supervised(name="teacher", data=data.digits(), model=nn.Dense(10))
     student = Distill(name="student", data=data.digits(), start=teacher, teacher=teacher)

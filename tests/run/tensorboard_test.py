@@ -44,6 +44,25 @@ def test_the_folder_is_given_as_clu_takes_it(tmp_path, monkeypatch):
     assert told == [str(tmp_path)]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorFlow's own parts
+def test_tensorboard_reads_what_clu_wrote(tmp_path):
+    events = open_events(tmp_path)
+    events.write(3, {"loss": 0.5})
+    events.write(7, {"loss": 0.25})
+    events.close()
+
+    import tensorflow as tf
+
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    found = [
+        (event.step, value.tag, float(tf.make_ndarray(value.tensor)))
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    ]
+    assert found == [(3, "loss", 0.5), (7, "loss", 0.25)]
+
+
 @pytest.mark.parametrize("missing", ["tensorflow", "clu"])
 def test_what_is_missing_is_named_with_its_extra(tmp_path, monkeypatch, missing):
     for name in [name for name in sys.modules if name.split(".")[0] == "clu"]:

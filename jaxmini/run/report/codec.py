@@ -5,12 +5,13 @@ JSON has no bytes and no NaN: bytes travel as base64, numbers that are not finit
 
 import base64
 import dataclasses
-import difflib
 import functools
 import math
 import types
 import typing
 from typing import Any, TypeVar
+
+from jaxmini.near_miss import did_you_mean
 
 Record = TypeVar("Record")
 
@@ -68,9 +69,7 @@ def _decode_record(hint: type[Record], value: Any, place: str) -> Record:
     fields = {field.name: field for field in dataclasses.fields(hint)}
     for name in _expect(dict, value, place):
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
-            hint_text = f". Did you mean {near[0]!r}?" if near else ""
-            raise KeyError(f"{place} has no field {name!r}{hint_text}")
+            raise KeyError(f"{place} has no field {name!r}{did_you_mean(name, fields)}")
     for name, field in fields.items():
         if name not in value and _is_required(field):
             raise KeyError(f"{place} lacks the field {name!r}")

@@ -4,9 +4,10 @@ Whoever ran the chain fills them in; nothing here is computed, and what was not 
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from typing import Any
+
+from jaxmini.near_miss import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,6 +278,5 @@ def _unique(what: str, names: Iterable[str]) -> list[str]:
 def _known(name: str | None, names: list[str], where: str) -> None:
     if name is None or name in names:
         return
-    near = difflib.get_close_matches(name, names, 1)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    raise KeyError(f"{where} {name!r}, which is not there; there are {', '.join(names)}{hint}")
+    there = ", ".join(names) + did_you_mean(name, names)
+    raise KeyError(f"{where} {name!r}, which is not there; there are {there}")

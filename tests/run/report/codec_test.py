@@ -71,7 +71,7 @@ def test_a_key_that_is_no_text_is_refused() -> None:
 
 
 def test_an_unknown_field_offers_the_nearest() -> None:
-    with pytest.raises(KeyError, match=r"no field 'digets'. Did you mean 'digest'"):
+    with pytest.raises(KeyError, match=r"no field 'digets'; did you mean 'digest'"):
         codec.decode(Link, {"name": "a", "digets": "b"})
 
 

@@ -28,7 +28,7 @@ def test_names_are_unique() -> None:
 
 def test_a_baseline_is_a_stage() -> None:
     student = StageResult("student", "distill", "digits", against="techer")
-    with pytest.raises(KeyError, match="Did you mean 'teacher'"):
+    with pytest.raises(KeyError, match="did you mean 'teacher'"):
         Report("run", stages=(STAGE, student))
 
 
