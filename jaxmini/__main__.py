@@ -47,11 +47,12 @@ def preview(options: argparse.Namespace) -> int:
     """Write a contact sheet of what each stage's network sees."""
     from jaxmini import recipe
     from jaxmini.data import contact_sheet, write_contact_sheet
+    from jaxmini.mistake import unknown
 
     config = recipe.load(options.config, options.overrides)
     stages = {stage.name: stage for stage in config.recipe.stages}
     if options.stage is not None and options.stage not in stages:
-        raise recipe.RecipeError(recipe.unknown("stage", options.stage, list(stages)))
+        raise recipe.RecipeError(unknown("stage", options.stage, list(stages)))
     for name in stages if options.stage is None else [options.stage]:
         stage = stages[name]
         dataset = stage.data.load()
@@ -133,7 +134,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides += rest
+    for word in getattr(options, "overrides", ()):
+        _require_no_option(word, options, parser)
     return options
+
+
+def _require_no_option(
+    word: str, options: argparse.Namespace, parser: argparse.ArgumentParser
+) -> None:
+    """Refuse an override that is an option of the command without its dashes."""
+    name, equals, value = word.partition("=")
+    if not equals or name not in vars(options).keys() - {"config", "overrides", "command"}:
+        return
+    flag = f"--{name}" if isinstance(getattr(options, name), bool) else f"--{name} {value}"
+    parser.error(f"{word!r} changes no stage's field; the option is written {flag}")
 
 
 def _parser() -> argparse.ArgumentParser:

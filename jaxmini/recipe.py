@@ -5,19 +5,23 @@ A config is a Python file with ``get_config() -> Recipe``. An override is ``stud
 fields' types.
 """
 
+import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import flax.linen as nn
 
+from jaxmini import mistake
 from jaxmini.export.layout import Layout as Layout
+from jaxmini.mistake import unknown
+from jaxmini.near_miss import did_you_mean
+from jaxmini.parse import choices, expected, is_written, parse
 from jaxmini.run.formats import Onnx as Onnx
 from jaxmini.run.formats import SavedModel as SavedModel
 from jaxmini.run.formats import StableHLO as StableHLO
@@ -32,6 +36,9 @@ from jaxmini.run.stage import Stage as Stage
 from jaxmini.run.stage import Supervised as Supervised
 
 Referring = TypeVar("Referring", bound=Stage | Export | Gate)
+
+# Of the fields that an error lists, so that it stays a line one reads.
+_LISTED = 12
 
 
 class RecipeError(ValueError):
@@ -51,17 +58,19 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The recipe of a config file, with overrides applied in order.
 
     Raises:
-        RecipeError: no such file, no ``get_config``, something else than a Recipe, or a bad override.
+        RecipeError: no such file, no ``get_config``, something else than a Recipe, a mistake in the file
+            (``FILE:LINE: what``, its cause chained), or a bad override.
     """
     path = Path(path)
     if not path.is_file():
-        near = difflib.get_close_matches(str(path), map(str, path.parent.glob("*.py")), 1, 0.5)
-        raise RecipeError(f"no config file {path}" + (f". Did you mean {near[0]}?" if near else ""))
+        near = did_you_mean(path, map(str, path.parent.glob("*.py")))
+        raise RecipeError(f"no config file {path}{near}")
     module = _import(path)
     get_config = getattr(module, "get_config", None)
-    if get_config is None:
+    if not callable(get_config):
         raise RecipeError(f"{path} has no function get_config() that returns a Recipe")
-    recipe = get_config()
+    with _mistakes_in(path):
+        recipe = get_config()
     if not isinstance(recipe, Recipe):
         raise RecipeError(
             f"get_config() of {path} returned {type(recipe).__name__}, expected Recipe"
@@ -86,12 +95,13 @@ def override(recipe: Recipe, assignment: str) -> Recipe:
     first, *rest = path.strip().split(".")
     if not equals or not rest:
         raise RecipeError(
-            f"override {assignment!r}: expected stage.field=value, student.epochs=2 say"
+            f"override {assignment!r}: expected stage.field=value, {_example(recipe, first, text)} say"
         )
     if first == "gates":
-        return _assign(recipe, [first, *rest], text.strip(), "recipe")
+        gates = _assign(recipe.gates, rest, text.strip(), "gates")
+        return dataclasses.replace(recipe, gates=gates)
     if first == "exports":
-        exports = _assign(recipe.exports, rest, text.strip(), "recipe.exports")
+        exports = _assign(recipe.exports, rest, text.strip(), "exports")
         return _replaced(recipe, {}, exports)
     stages = {stage.name: stage for stage in recipe.stages}
     if first not in stages:
@@ -102,20 +112,44 @@ def override(recipe: Recipe, assignment: str) -> Recipe:
     return _replace_stage(recipe, stages[first], changed)
 
 
+@contextlib.contextmanager
+def _mistakes_in(path: Path) -> Iterator[None]:
+    """Tell what the config file's own code ends in as a mistake of a line of it."""
+    try:
+        yield
+    except mistake.KINDS as error:
+        raise RecipeError(mistake.told(error, path)) from error
+
+
 def _import(path: Path) -> types.ModuleType:
     """The file as a module that can be found again by its name, as the record of a run needs."""
     name = path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    if (known := sys.modules.get(name)) is not None and getattr(known, "__file__", None) != str(
-        path
-    ):
+    known = sys.modules.get(name)
+    if known is not None and not _is_of(known, path):
         raise RecipeError(
             f"config {path}: a module called {name!r} is loaded already; rename the file"
         )
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with _mistakes_in(path):
+        spec.loader.exec_module(module)
     return module
+
+
+def _is_of(module: types.ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).resolve() == path.resolve()
+
+
+def _example(recipe: Recipe, name: str, text: str) -> str:
+    """The override that one without a stage or a field may have been meant for."""
+    if name in {stage.name for stage in recipe.stages}:
+        return f"{name}.epochs=2"
+    for stage in recipe.stages:
+        if name in _names(stage):
+            return f"{stage.name}.{name}={text or '...'}"
+    return f"{recipe.stages[0].name}.epochs=2"
 
 
 def _replace_stage(recipe: Recipe, old: Stage, new: Stage) -> Recipe:
@@ -159,22 +193,14 @@ def _assign(value: Any, path: Sequence[str], text: str, where: str) -> Any:
         return _assign_item(value, name, rest, text, where)
     if not dataclasses.is_dataclass(value):
         raise RecipeError(
-            f"{where} is {value!r}, which has no field {name!r}; change it in the config file"
+            f"{where} is {_brief(value)}, which has no field {name!r}; change it in the config file"
         )
-    names = [f.name for f in dataclasses.fields(value) if f.init and f.name not in ("parent",)]
-    if name not in names:
+    if name not in (names := _names(value)):
         raise RecipeError(f"{where}: {unknown('field', name, names)}")
     old, inner = getattr(value, name), f"{where}.{name}"
-    if isinstance(old, Stage):
-        raise RecipeError(
-            f"{inner} is the stage {old.name!r}; override {old.name}.{'.'.join(rest) or '...'}"
-        )
-    if isinstance(old, Export):
-        raise RecipeError(
-            f"{inner} is the export {old.file_name}; override that, as exports.0 or the like"
-        )
-    hint = typing.get_type_hints(type(value)).get(name, type(old))
-    new = _assign(old, rest, text, inner) if rest else _parse(text, hint, old, inner)
+    if isinstance(old, Stage | Export):
+        raise RecipeError(_is_another(old, rest, inner))
+    new = _assign(old, rest, text, inner) if rest else _read(text, _hint(value, name), old, inner)
     if isinstance(value, nn.Module):
         return value.clone(**{name: new})
     return dataclasses.replace(value, **{name: new})
@@ -185,81 +211,67 @@ def _assign_item(value: tuple, name: str, rest: Sequence[str], text: str, where:
         raise RecipeError(f"{where} has {len(value)} items, 0 to {len(value) - 1}; got {name!r}")
     index, inner = int(name), f"{where}.{name}"
     old = value[index]
-    new = _assign(old, rest, text, inner) if rest else _parse(text, type(old), old, inner)
+    new = _assign(old, rest, text, inner) if rest else _read(text, type(old), old, inner)
     return (*value[:index], new, *value[index + 1 :])
 
 
-def _parse(text: str, hint: Any, old: Any, where: str) -> Any:
+def _is_another(value: Stage | Export, path: Sequence[str], where: str) -> str:
+    """What to say to who would change another stage or export from here, or put one in its place."""
+    is_stage = isinstance(value, Stage)
+    what = f"the stage {value.name!r}" if is_stage else f"the export {value.file_name}"
+    if not path:
+        return f"{where} is {what}; change which one it is in the config file"
+    own = f"{value.name}.{'.'.join(path)}" if is_stage else "that, as exports.0 or the like"
+    return f"{where} is {what}; override {own}"
+
+
+def _names(value: Any) -> list[str]:
+    """The fields of a dataclass that are a person's to set."""
+    linen = ("name", "parent") if isinstance(value, nn.Module) else ()
+    return [f.name for f in dataclasses.fields(value) if f.init and f.name not in linen]
+
+
+def _hint(value: Any, name: str) -> Any:
+    return typing.get_type_hints(type(value)).get(name, type(getattr(value, name)))
+
+
+def _read(text: str, hint: Any, old: Any, where: str) -> Any:
     """The text as a value of the field's type."""
-    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
-    for kind in kinds:
-        try:
-            return _parse_as(text, kind)
-        except ValueError:
-            continue
-    if dataclasses.is_dataclass(old):
-        fields = ", ".join(f"{where}.{f.name}" for f in dataclasses.fields(old))
-        raise RecipeError(f"{where} is {old!r}; override its fields: {fields}")
-    if all(kind not in _PARSERS and typing.get_origin(kind) is None for kind in kinds):
-        raise RecipeError(f"{where} is {old!r}; change it in the config file")
-    expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-    raise RecipeError(f"{where} expects {expected}, got {text!r}")
+    try:
+        return parse(text, hint)
+    except ValueError as error:
+        if is_written(hint) and not dataclasses.is_dataclass(old):
+            near = did_you_mean(text, choices(hint))
+            told = f"{where} expects {expected(hint, old)}, got {text!r}{near}"
+        else:
+            told = f"{where} is {_brief(old)}; change it in the config file{_or_fields(old, where)}"
+        raise RecipeError(told) from error
 
 
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+def _or_fields(value: Any, where: str) -> str:
+    """The end of an error's sentence: which fields below ``where`` can be overridden, if any."""
+    fields = _written_fields(value, where)
+    more = ", ..." if len(fields) > _LISTED else ""
+    listed = f", or override its fields: {', '.join(fields[:_LISTED])}{more}"
+    return listed if fields else ""
 
 
-def _parse_as(text: str, kind: Any) -> Any:
-    """The text as that type. Raises ValueError if it is none."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
-        if text in args:
-            return text
-        raise ValueError(text)
-    if origin is tuple:
-        items = [item for item in text.strip("()").split(",") if item.strip()]
-        kinds = args[:1] * len(items) if args[1:] == (...,) else args
-        if len(kinds) != len(items):
-            raise ValueError(text)
-        return tuple(
-            _parse_as(item.strip(), item_kind) for item, item_kind in zip(items, kinds, strict=True)
-        )
-    if kind in _PARSERS:
-        return _PARSERS[kind](text)
-    raise ValueError(text)
+def _written_fields(value: Any, where: str) -> list[str]:
+    """The paths of what a text can be written for, from ``where`` on."""
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        parts = [(str(index), item, type(item)) for index, item in enumerate(value)]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, Stage | Export):
+        parts = [(name, getattr(value, name), _hint(value, name)) for name in _names(value)]
+    else:
+        return []
+    paths = []
+    for name, part, hint in parts:
+        path = f"{where}.{name}"
+        paths += [path] if is_written(hint) else _written_fields(part, path)
+    return paths
 
 
-def _integer(text: str) -> int:
-    number = float(text)  # 1e3 is a fine way to write an integer
-    if not number.is_integer():
-        raise ValueError(text)
-    return int(number)
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-def _nothing(text: str) -> None:
-    if text.lower() != "none":
-        raise ValueError(text)
-
-
-_PARSERS = {
-    bool: _boolean,
-    int: _integer,
-    float: float,
-    str: str,
-    type(None): _nothing,
-}
-
-
-def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is none of those known; offers the nearest."""
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    if near:
-        return f"no {what} {name!r}. Did you mean {near[0]!r}? There are: {', '.join(known)}"
-    return f"no {what} {name!r}; there are: {', '.join(known)}"
+def _brief(value: Any) -> str:
+    """The value on a short line."""
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"{type(value).__name__}(...)"

@@ -34,8 +34,10 @@ ROWS = {
     "inspection": 4.1,
     "demo": 4.2,
     # people
-    "recipe": 5.0,
-    "__main__": 5.1,
+    "parse": 5.0,
+    "mistake": 5.0,
+    "recipe": 5.1,
+    "__main__": 5.2,
 }
 
 

@@ -163,8 +163,8 @@ def test_overrides_may_stand_before_and_after_options(config, capsys, place):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("net.epoch=3", "net: no field 'epoch'. Did you mean 'epochs'?"),
-        ("nett.epochs=3", "override 'nett.epochs=3': no stage 'nett'. Did you mean 'net'?"),
+        ("net.epoch=3", "net: no field 'epoch'; there are: name, data, "),
+        ("nett.epochs=3", "no stage 'nett'; there are: net, exports, gates; did you mean 'net'?"),
         ("net.epochs=many", "net.epochs expects float, got 'many'"),
         ("net.epochs", "override 'net.epochs': expected stage.field=value"),
         ("net.batch_size=20", "stage 'net': batch_size 20 does not divide among 8 devices"),
@@ -181,7 +181,7 @@ def test_a_bad_override_is_one_message(config, capsys, override, message):
 def test_a_bad_config_is_one_message(config, capsys):
     assert failed(capsys, "run", "no/such/file.py") == "no config file no/such/file.py"
     near = config.replace(".py", "s.py")
-    assert failed(capsys, "run", near) == f"no config file {near}. Did you mean {config}?"
+    assert failed(capsys, "run", near) == f"no config file {near}; did you mean {config!r}?"
     Path("empty_config.py").write_text("")
     assert "empty_config.py has no function get_config()" in failed(
         capsys, "run", "empty_config.py"
@@ -194,6 +194,37 @@ def test_bad_usage_is_2(config, capsys):
     assert "required: config" in misused(capsys, "run")
     assert "invalid choice: 'gpu'" in misused(capsys, "run", config, "--placement", "gpu")
     assert "--frsh" in misused(capsys, "run", config, "--frsh")
+    assert "written --workdir /x" in misused(capsys, "run", config, "workdir=/x")
+    assert "written --placement pmap" in misused(capsys, "run", config, "placement=pmap")
+    assert "'fresh=true' changes no stage's field; the option is written --fresh\n" in misused(
+        capsys, "run", config, "--tensorboard", "fresh=true"
+    )
+    assert "written --stage net" in misused(capsys, "preview", config, "stage=net")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("epochs=4", "epoch=4", "Supervised: no argument 'epoch'; .*did you mean 'epochs'"),
+        (
+            "steps.sgd",
+            "steps.sdg",
+            "module 'jaxmini.steps' has no attribute 'sdg'; did you mean 'sgd'",
+        ),
+        ("loss=broken()", "loss='broken'", "stage 'net': loss is 'broken', expected"),
+    ],
+)
+def test_a_mistake_in_a_config_is_told_with_its_line(config, capsys, right, wrong, said):
+    Path(config).write_text(CONFIG.replace(right, wrong))
+    assert re.match(rf"{config}:\d+: {said}", failed(capsys, "run", config))
+    assert not Path("runs").exists()
+
+
+def test_a_slip_in_one_s_own_loss_is_one_message_and_says_how_to_see_where(config, capsys):
+    Path(config).write_text(CONFIG.replace("jnp.nan", "jnp.nann"))
+    assert failed(capsys, "run", config) == (
+        "module 'jax.numpy' has no attribute 'nann' (JAXMINI_TRACEBACK=1 shows where)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,7 +293,7 @@ def test_preview_draws_what_each_stage_sees(config, capsys):
     with Image.open(path) as picture:
         assert min(picture.size) > 30
     assert failed(capsys, "preview", config, "--stage", "nett") == (
-        "no stage 'nett'. Did you mean 'net'? There are: net"
+        "no stage 'nett'; there are: net; did you mean 'net'?"
     )
 
 

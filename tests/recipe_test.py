@@ -1,6 +1,8 @@
 """Recipe: config files, overrides by name, and every way to get one wrong."""
 
 import dataclasses
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ from jaxmini.recipe import Contrastive, Distill, Export, Recipe, RecipeError, Su
 from jaxmini.run import gates
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+ONE_STAGE = """
+from jaxmini import data, models
+from jaxmini.recipe import Recipe, Supervised
+
+
+def get_config():
+    return Recipe((Supervised(name="net", data=data.digits(), model=models.classifier(10)),))
+"""
 
 
 def chain() -> Recipe:
@@ -122,18 +132,18 @@ def test_a_gate_is_overridden_by_position(assignment, read, value):
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("studnet.epochs=2", "no stage 'studnet'. Did you mean 'student'"),
-        ("student.epoch=2", "no field 'epoch'. Did you mean 'epochs'"),
-        ("student.optimizer.learning_rte=2", "Did you mean 'learning_rate'"),
+        ("studnet.epochs=2", "no stage 'studnet'.* did you mean 'student'"),
+        ("student.epoch=2", "no field 'epoch'.* did you mean 'epochs'"),
+        ("student.optimizer.learning_rte=2", "did you mean 'learning_rate'"),
         ("student.batch_size=1.5", "student.batch_size expects int, got '1.5'"),
         ("student.epochs=many", "student.epochs expects float, got 'many'"),
         ("student.loss=kl", "override its fields: student.loss.temperature"),
         ("student.teacher.epochs=1", "override teacher.epochs"),
         ("student.model.stages.3.width=1", "has 1 items"),
         ("exports.0.backend=torch", "exports.0.backend expects"),
-        ("exports.1.backend=litert", "recipe.exports has 1 items"),
+        ("exports.1.backend=litert", "exports has 1 items"),
         ("gates.0.limit=small", "gates.0.limit expects int, got 'small'"),
-        ("gates.0.limt=3", "gates.0: no field 'limt'. Did you mean 'limit'"),
+        ("gates.0.limt=3", "gates.0: no field 'limt'.* did you mean 'limit'"),
         ("gates.3.limit=3", "gates has 3 items"),
         ("gates.0.export.backend=litert", "is the export int8-jax2tf.tflite; override that, as"),
         ("gates.1.below.epochs=3", "below is the stage 'student'; override student.epochs"),
@@ -144,6 +154,84 @@ def test_a_gate_is_overridden_by_position(assignment, read, value):
 def test_a_bad_override_says_what_to_write(assignment, message):
     with pytest.raises(RecipeError, match=message):
         override(chain(), assignment)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("exports.0.variant=int9", "expects one of float32, ..., got 'int9'; did you mean 'int8'?"),
+        (
+            "exports.0.stage=student",
+            "exports.0.stage is the stage 'int8'; change which one it is in",
+        ),
+        (
+            "gates.0.export=exports.0",
+            "gates.0.export is the export int8-jax2tf.tflite; change which",
+        ),
+        ("pretrain.view.views.0.area=0.5", "area expects 2 values separated by commas, as 0.6,1.0"),
+        (
+            "int8.start=pretrain",
+            "int8.start is the stage 'student'; change which one it is in the ",
+        ),
+        ("student.against=teacher", "student.against is None; change it in the config file"),
+        ("student.view=shift", "student.view is Compose(views=()); change it in the config file"),
+        (
+            "pretrain.view=shift",
+            "pretrain.view is Compose(...); change it in the config file, or override its fields: "
+            "pretrain.view.views.0.area, pretrain.view.views.0.ratio, ...",
+        ),
+        (
+            "student.model=vit",
+            "is ResNet(...); change it ...its fields: student.model.stem.width, ",
+        ),
+        (
+            "student.model.stem=4",
+            "student.model.stem is Stem(...its fields: student.model.stem.width",
+        ),
+        ("int8.quantize=weights_only", "int8.quantize is int8(...; change it in the config file"),
+        ("student.quantize=int8", "student.quantize is None; change it in the config file"),
+        ("student.optimizer.clip=x", "student.optimizer.clip expects float or none, got 'x'"),
+        ("student.optimizer.clip.x=1", "student.optimizer.clip is None, which has no field 'x'"),
+        ("student.labelled=True", "student: no field 'labelled'; there are: name, data, model, "),
+        ("stages.0.epochs=1", "no stage 'stages'; there are: pretrain, ...exports, gates"),
+        ("seed=1", "override 'seed=1': expected stage.field=value, pretrain.seed=1 say"),
+        ("seed", "override 'seed': expected stage.field=value, pretrain.seed=... say"),
+        ("student=small", "expected stage.field=value, student.epochs=2 say"),
+        ("workdir=/x", "expected stage.field=value, pretrain.epochs=2 say"),
+    ],
+)
+def test_what_no_text_stands_for_is_told_with_what_can_be_changed(assignment: str, message: str):
+    pretrain = Contrastive(
+        name="pretrain",
+        data=data.digits(),
+        model=models.small_resnet(10, widths=(8,)),
+        view=data.small_pictures(),
+    )
+    recipe = chain()
+    recipe = dataclasses.replace(recipe, stages=(pretrain, *recipe.stages))
+    with pytest.raises(
+        RecipeError, match=".*".join(map(re.escape, message.split("...")))
+    ) as caught:
+        override(recipe, assignment)
+    assert "\n" not in str(caught.value)
+    if "did you mean" not in message:
+        assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("assignment", ["student.model=vit", "teacher.optimizer=adamw"])
+def test_the_fields_that_an_error_lists_can_be_overridden(assignment: str):
+    def refusal(assignment: str) -> str:
+        try:
+            override(chain(), assignment)
+        except RecipeError as error:
+            return str(error)
+        return ""
+
+    listed = refusal(assignment).partition("override its fields: ")[2].split(", ")
+    assert len(listed) > 3
+    for path in (path for path in listed if path != "..."):
+        said = refusal(f"{path}=?")
+        assert said == "" or said.startswith(f"{path} expects ")  # "?" is a fine word for a name
 
 
 def test_an_override_is_checked_like_the_value_in_the_config():
@@ -157,6 +245,7 @@ def test_an_override_is_checked_like_the_value_in_the_config():
     ("text", "message"),
     [
         ("x = 1", "no function get_config"),
+        ("get_config = 3", "no function get_config"),
         ("def get_config(): return 3", "returned int, expected Recipe"),
     ],
 )
@@ -169,8 +258,24 @@ def test_a_file_that_is_no_config(tmp_path, text, message):
 
 def test_a_missing_config_offers_the_nearest(tmp_path):
     (tmp_path / "quickstart.py").write_text("")
-    with pytest.raises(RecipeError, match=r"Did you mean .*quickstart\.py"):
+    with pytest.raises(RecipeError, match=r"did you mean .*quickstart\.py"):
         recipe.load(tmp_path / "quickstrat.py")
+
+
+def test_a_config_is_loaded_again_however_its_path_is_written(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / f"{tmp_path.name}_again.py"
+    path.parent.mkdir()
+    path.write_text(ONE_STAGE)
+    monkeypatch.chdir(tmp_path)
+    try:
+        for written in (path, path.relative_to(tmp_path), f"folder/../folder/{path.name}", path):
+            assert recipe.load(written).recipe.stages[0].name == "net"
+        other = Path(path.name)
+        other.write_text(ONE_STAGE)
+        with pytest.raises(RecipeError, match=f"a module called '{path.stem}' is loaded already"):
+            recipe.load(other)
+    finally:
+        sys.modules.pop(path.stem)
 
 
 def test_recipes_that_make_no_chain_are_refused():

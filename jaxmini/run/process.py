@@ -29,6 +29,10 @@ FAST, EXPLAIN, PLAIN = "fast", "explain", "plain"
 # for "start me again".
 GATE_FAILED, INTERRUPTED, PREEMPTED = 3, 130, 75
 
+# Said of an error whose words do not tell where it is.
+SHOWS_WHERE = "(JAXMINI_TRACEBACK=1 shows where)"
+_PACKAGE = Path(__file__).parent.parent
+
 
 def start() -> None:
     """Prepare this process; call it once, before anything touches a device.
@@ -60,6 +64,7 @@ def expected_errors() -> tuple[type[BaseException], ...]:
         ValueError,
         TypeError,
         KeyError,
+        AttributeError,
         OSError,
         ImportError,
         DivergedError,
@@ -105,11 +110,29 @@ def stoppable() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGTERM, before)
 
 
+def is_told(error: BaseException) -> bool:
+    """Whether jaxmini raised the error, in words that say where it is; not Python, and no other library."""
+    if error.__traceback__ is None:  # nobody has raised it yet
+        return True
+    (innermost,) = traceback.extract_tb(error.__traceback__, limit=-1)
+    line = innermost.line or ""
+    return Path(innermost.filename).is_relative_to(_PACKAGE) and line.startswith("raise ")
+
+
+def words(error: BaseException) -> str:
+    """What the error says; of a key that somebody else missed, that it is one."""
+    if not isinstance(error, KeyError):
+        return str(error) or type(error).__name__
+    # A KeyError's own text is the repr of its message, or of the key.
+    return str(error.args[0]) if error.args and is_told(error) else f"KeyError: {error}"
+
+
 def _message(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command continues the run"
-    # A KeyError's own text is the repr of its message.
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    # These kinds are what Python makes of a slip in a person's own code.
+    slip = isinstance(error, TypeError | KeyError | AttributeError) and not is_told(error)
+    return f"{words(error)} {SHOWS_WHERE}" if slip else words(error)
 
 
 def _use_compile_cache() -> None:

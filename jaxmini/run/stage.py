@@ -22,6 +22,7 @@ from jaxmini.losses import cross_entropy as cross_entropy_loss
 from jaxmini.losses import kl as kl_loss
 from jaxmini.model import Model, as_model
 from jaxmini.near_miss import did_you_mean
+from jaxmini.run.kinds import require_kinds
 from jaxmini.run.report.content import Report, Verdict
 from jaxmini.run.variants import require_trained
 from jaxmini.state import Array, Batch
@@ -90,6 +91,7 @@ class Stage:
             raise ValueError(
                 f"stage name {self.name!r}: use letters, digits, - and _ (it names a folder)"
             )
+        require_kinds(self, Stage)
         if self.model is None and self.start is None:
             raise ValueError(f"stage {self.name!r} has neither a model nor a stage to start from")
         if self.quantize is not None and self.start is None:

@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmini.losses.loss import read
+from jaxmini.model import from_linen
 from jaxmini.run import process
 from jaxmini.run.loop import DivergedError, Preempted
 
@@ -188,6 +191,8 @@ def test_what_is_missing_of_several_processes_is_said(environment, monkeypatch, 
 
 CONVOLVES = """
 import jax, jax.numpy as jnp
+from jaxmini.losses.loss import read
+from jaxmini.model import from_linen
 from jaxmini.run import process
 process.start()
 jax.jit(lambda x, w: jax.lax.conv(x, w, (1, 1), "SAME"))(jnp.ones((2, 4, 5, 5)), jnp.ones((6, 4, 1, 1)))
@@ -245,3 +250,53 @@ def test_an_error_is_one_message_and_a_code(monkeypatch, capsys, error, code, me
     monkeypatch.setenv("JAXMINI_TRACEBACK", "1")
     assert process.fail(error) == code
     assert type(error).__name__ in capsys.readouterr().err.splitlines()[0]
+
+
+def own_code_that_misses_a_key() -> None:
+    {}["rate"]
+
+
+def own_code_that_adds_a_word() -> None:
+    sum([1, "a"])
+
+
+def own_code_that_raises() -> None:
+    raise KeyError("rate")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (own_code_that_misses_a_key, "KeyError: 'rate' (JAXMINI_TRACEBACK=1 shows where)"),
+        (own_code_that_raises, "KeyError: 'rate' (JAXMINI_TRACEBACK=1 shows where)"),
+        (
+            own_code_that_adds_a_word,
+            "unsupported operand type(s) for +: 'int' and 'str' (JAXMINI_TRACEBACK=1 shows where)",
+        ),
+        (lambda: jnp.men, "module 'jax.numpy' has no attribute 'men' (JAXMINI_TRACEBACK=1 shows"),
+        (lambda: jnp.add("a", 1), "(JAXMINI_TRACEBACK=1 shows where)"),
+    ],
+)
+def test_a_slip_in_one_s_own_code_says_how_to_see_where_it_is(monkeypatch, capsys, broken, message):
+    monkeypatch.delenv("JAXMINI_TRACEBACK", raising=False)
+    with pytest.raises(process.expected_errors()) as caught:
+        broken()
+    assert process.fail(caught.value) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (lambda: read({"teacher": 0}, "student", "kl"), "str reads the signal 'student', which"),
+        (lambda: from_linen("net"), "from_linen: got 'net', expected a flax.linen module\n"),
+    ],
+)
+def test_what_jaxmini_refuses_in_its_own_words_needs_no_more(monkeypatch, capsys, refused, message):
+    monkeypatch.delenv("JAXMINI_TRACEBACK", raising=False)
+    with pytest.raises((KeyError, TypeError)) as caught:
+        refused()
+    assert process.fail(caught.value) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"jaxmini: {message}")
+    assert "JAXMINI_TRACEBACK" not in said
