@@ -1,4 +1,4 @@
-"""Mistake: an error in a person's config file as one line, ``FILE:LINE: what``, and what was perhaps meant."""
+"""Mistake: an error in a config file as one line, ``FILE:LINE: what``, and what was perhaps meant."""
 
 import ast
 import functools
