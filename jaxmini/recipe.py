@@ -19,7 +19,6 @@ import flax.linen as nn
 
 from jaxmini import mistake
 from jaxmini.export.layout import Layout as Layout
-from jaxmini.mistake import unknown
 from jaxmini.near_miss import did_you_mean
 from jaxmini.parse import choices, expected, is_written, parse
 from jaxmini.run.formats import Onnx as Onnx
@@ -106,7 +105,7 @@ def override(recipe: Recipe, assignment: str) -> Recipe:
     stages = {stage.name: stage for stage in recipe.stages}
     if first not in stages:
         raise RecipeError(
-            f"override {assignment!r}: {unknown('stage', first, [*stages, 'exports', 'gates'])}"
+            f"override {assignment!r}: {mistake.unknown('stage', first, [*stages, 'exports', 'gates'])}"
         )
     changed = _assign(stages[first], rest, text.strip(), first)
     return _replace_stage(recipe, stages[first], changed)
@@ -196,7 +195,7 @@ def _assign(value: Any, path: Sequence[str], text: str, where: str) -> Any:
             f"{where} is {_brief(value)}, which has no field {name!r}; change it in the config file"
         )
     if name not in (names := _names(value)):
-        raise RecipeError(f"{where}: {unknown('field', name, names)}")
+        raise RecipeError(f"{where}: {mistake.unknown('field', name, names)}")
     old, inner = getattr(value, name), f"{where}.{name}"
     if isinstance(old, Stage | Export):
         raise RecipeError(_is_another(old, rest, inner))
@@ -208,7 +207,8 @@ def _assign(value: Any, path: Sequence[str], text: str, where: str) -> Any:
 
 def _assign_item(value: tuple, name: str, rest: Sequence[str], text: str, where: str) -> tuple:
     if not name.isdigit() or int(name) >= len(value):
-        raise RecipeError(f"{where} has {len(value)} items, 0 to {len(value) - 1}; got {name!r}")
+        items = f"{len(value)} items, 0 to {len(value) - 1}" if value else "no items"
+        raise RecipeError(f"{where} has {items}; got {name!r}")
     index, inner = int(name), f"{where}.{name}"
     old = value[index]
     new = _assign(old, rest, text, inner) if rest else _read(text, type(old), old, inner)
@@ -267,7 +267,8 @@ def _written_fields(value: Any, where: str) -> list[str]:
     paths = []
     for name, part, hint in parts:
         path = f"{where}.{name}"
-        paths += [path] if is_written(hint) else _written_fields(part, path)
+        whole = is_written(hint) and not dataclasses.is_dataclass(part)
+        paths += [path] if whole else _written_fields(part, path)
     return paths
 
 

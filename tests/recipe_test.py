@@ -192,6 +192,7 @@ def test_a_bad_override_says_what_to_write(assignment, message):
         ("student.quantize=int8", "student.quantize is None; change it in the config file"),
         ("student.optimizer.clip=x", "student.optimizer.clip expects float or none, got 'x'"),
         ("student.optimizer.clip.x=1", "student.optimizer.clip is None, which has no field 'x'"),
+        ("student.view.views.0.p=1", "student.view.views has no items; got '0'"),
         ("student.labelled=True", "student: no field 'labelled'; there are: name, data, model, "),
         ("stages.0.epochs=1", "no stage 'stages'; there are: pretrain, ...exports, gates"),
         ("seed=1", "override 'seed=1': expected stage.field=value, pretrain.seed=1 say"),
