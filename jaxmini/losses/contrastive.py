@@ -5,6 +5,7 @@ Rows of similarities are recomputed, a block at a time: memory grows with N, not
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -36,7 +37,7 @@ class nt_xent(Loss):
     Metrics: ``nt_xent`` and ``contrastive_accuracy``, how often the positive is the nearest.
 
     Raises:
-        ValueError: ``temperature`` is not positive, or ``block`` is below 1.
+        ValueError: ``temperature`` is not positive and finite, or ``block`` is below 1.
     """
 
     temperature: float = 0.2
@@ -60,7 +61,7 @@ class info_nce(Loss):
     Metrics: ``info_nce`` and ``contrastive_accuracy``, how often the positive is the nearest.
 
     Raises:
-        ValueError: ``temperature`` is not positive, or ``block`` is below 1.
+        ValueError: ``temperature`` is not positive and finite, or ``block`` is below 1.
     """
 
     temperature: float = 0.1
@@ -303,15 +304,17 @@ def _prepare(
     """Both views as unit rows, which examples are valid (bool [N]), the temperature as float32."""
     if z0.ndim != 2 or z0.shape != z1.shape:
         raise ValueError(f"expected two views [N, D] of one shape, got {z0.shape} and {z1.shape}")
-    if block < 1:
-        raise ValueError(f"block={block} must be at least 1 (512 is a good size)")
+    if not (isinstance(block, int) and block >= 1):
+        raise ValueError(f"block={block} must be an integer of at least 1 (512 is a good size)")
     valid = jnp.ones(len(z0), bool) if mask is None else mask.astype(bool)
     return _unit(z0, valid), _unit(z1, valid), valid, jnp.asarray(temperature, jnp.float32)
 
 
 def _check(loss: "nt_xent | info_nce") -> None:
     name = type(loss).__name__
-    if not loss.temperature > 0:
-        raise ValueError(f"{name}: temperature={loss.temperature} must be positive")
-    if loss.block < 1:
-        raise ValueError(f"{name}: block={loss.block} must be at least 1 (512 is a good size)")
+    if not 0 < loss.temperature < math.inf:
+        raise ValueError(f"{name}: temperature={loss.temperature} must be positive and finite")
+    if not (isinstance(loss.block, int) and loss.block >= 1):
+        raise ValueError(
+            f"{name}: block={loss.block} must be an integer of at least 1 (512 is a good size)"
+        )

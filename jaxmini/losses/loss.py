@@ -6,6 +6,7 @@ collectives: they see the whole batch. A plain function of the same signature is
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import TypeAlias, Union
 
@@ -41,10 +42,16 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Weighted(Loss):
-    """A loss times a constant. Its metrics stay those of the unweighted loss."""
+    """A loss times a finite constant. Its metrics stay those of the unweighted loss."""
 
     weight: float
     loss: LossLike
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight):
+            raise ValueError(
+                f"{self.loss!r}: its weight is {self.weight}, expected a finite number"
+            )
 
     def __call__(self, signals: Signals, batch: Batch) -> tuple[Array, Metrics]:
         value, metrics = self.loss(signals, batch)

@@ -4,6 +4,7 @@ They follow Keras, as the benchmark does: a convolution has a bias besides its B
 """
 
 import dataclasses
+import math
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -129,10 +130,10 @@ def mlperf_mobilenet_v1(num_classes: int | None = 2, *, width: float = 0.25) -> 
         width: multiplier of the channels.
 
     Raises:
-        ValueError: a row would have no channel.
+        ValueError: a row would have no channel, or without end many.
     """
-    if int(32 * width) < 1:
-        raise ValueError(f"mlperf_mobilenet_v1: width is {width}, expected at least 1/32")
+    if not 1 / 32 <= width < math.inf:
+        raise ValueError(f"mlperf_mobilenet_v1: width is {width}, expected at least 1/32, finite")
     rows = tuple(
         dataclasses.replace(row, features=int(row.features * width)) for row in MOBILENET_V1
     )

@@ -6,6 +6,7 @@ no activation but ReLU, so everything but the additions fuses into integer convo
 
 import dataclasses
 import functools
+import math
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -188,7 +189,13 @@ def divisible(channels: float) -> int:
 
 
 def scale(rows: tuple[Row, ...], width: float) -> tuple[Row, ...]:
-    """The table with every row's channels multiplied, to divisible numbers."""
+    """The table with every row's channels multiplied, to divisible numbers.
+
+    Raises:
+        ValueError: the multiplier is not positive and finite.
+    """
+    if not 0 < width < math.inf:
+        raise ValueError(f"MobileNet: width={width}, expected a positive, finite multiplier")
     return tuple(dataclasses.replace(row, features=divisible(row.features * width)) for row in rows)
 
 

@@ -102,9 +102,10 @@ def _simulated(
     """How the file's integers, in each way to run it, compare with the simulation of what was trained."""
     if not integers:
         return {}
-    plan, frozen = integer_form(outcome.artifact, EVALUATION_BATCH)
+    batch = min(EVALUATION_BATCH, len(images))  # of which predict_all takes no more
+    plan, frozen = integer_form(outcome.artifact, batch)
     inputs = pixels(images, frozen.grids[INPUT], outcome.artifact.normalization)
-    expected = predict_all(simulator(plan, frozen), inputs, EVALUATION_BATCH).astype(int)
+    expected = predict_all(simulator(plan, frozen), inputs, batch).astype(int)
     found = {}
     for how, answer in integers.items():
         apart = distance.compare(expected, predict_all(answer, images).astype(int))

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from clu import parameter_overview
 
 from jaxmini import steps
 from jaxmini.compress import quantize
-from jaxmini.data import Dataset, Normalization, Order, batch_at
+from jaxmini.data import Dataset, Normalization, Order, Split, batch_at
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.cost import cost
 from jaxmini.export.artifact import Artifact, load, predict, save
@@ -100,6 +101,12 @@ def logits_of(outcome: Outcome, images: np.ndarray) -> np.ndarray:
     return predict_all(predict(outcome.artifact), images, EVALUATION_BATCH)
 
 
+def total_steps(stage: Stage, split: Split) -> int:
+    """How many updates a stage makes on its training pictures, at least 1."""
+    order = Order(len(split), stage.batch_size, stage.seed)
+    return max(1, round(stage.epochs * order.steps_per_epoch))
+
+
 def _train(
     stage: Stage,
     model: Model,
@@ -109,15 +116,14 @@ def _train(
 ) -> tuple[State, float]:
     """The state after the stage's last step, and the seconds that took."""
     split = dataset.train
-    order = Order(len(split), stage.batch_size, stage.seed)
-    total = max(1, round(stage.epochs * order.steps_per_epoch))
-    optimizer = stage.optimizer(total)
     key = jax.random.key(stage.seed)
     variables = _first_variables(stage, model, dataset, before, around.normalization)
     _overview(variables, stage, around)
     if isinstance(stage, PostTraining):
         variables, seconds = _post_trained(stage, model, variables, dataset, around)
-        return steps.start(optimizer, key, variables), seconds
+        return steps.start(optax.identity(), key, variables), seconds
+    total = total_steps(stage, split)
+    optimizer = stage.optimizer(total)
     state = steps.start(optimizer, key, variables)
     frozen = before[stage.teacher.name].artifact.variables if isinstance(stage, Distill) else {}
     around.log.event(

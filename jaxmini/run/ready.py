@@ -15,7 +15,8 @@ from jaxmini.model import Variables
 from jaxmini.run.formats import Onnx
 from jaxmini.run.gates import asks_for_micro, max_accuracy_drop
 from jaxmini.run.outcome import transfer
-from jaxmini.run.stage import Contrastive, Export, Recipe, Stage
+from jaxmini.run.rehearsal import failing, rehearse
+from jaxmini.run.stage import Contrastive, Distill, Export, PostTraining, Recipe, Stage
 from jaxmini.run.variants import TRAINED
 from jaxmini.state import Array
 
@@ -40,19 +41,27 @@ def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
 
     Raises:
         ImportError: an exporter is not installed; names the extra that brings it.
-        ValueError: data, batch size, model or start of a stage do not fit together.
+        ValueError: data, batch size, model or start of a stage do not fit together, or a stage cannot
+            make an update: its loss reads what its step does not provide, say.
     """
     _require_packages(recipe)
+    # Of each stage's float model, and of the network it trains, which may be one of integers.
     variables: dict[str, Variables] = {}
+    networks: dict[str, Variables] = {}
     for stage in recipe.stages:
         dataset = stage.data.load()
         _require_pictures(stage, dataset, devices)
-        variables[stage.name] = _require_model(stage, dataset, normalization)
+        variables[stage.name] = _require_model(stage, dataset)
+        networks[stage.name] = _require_network(
+            stage, dataset, normalization, variables[stage.name]
+        )
         if stage.start is not None:
             transfer(variables[stage.name], variables[stage.start.name], stage)
         for export in recipe.exports:
             if export.stage == stage:
                 _require_form(export, dataset, normalization, variables[stage.name])
+        frozen = networks[stage.teacher.name] if isinstance(stage, Distill) else {}
+        rehearse(stage, dataset, normalization, variables[stage.name], frozen)
     if not len(dataset.test):
         raise ValueError(
             f"{dataset.name}, data of the last stage, has no test pictures to measure on"
@@ -126,6 +135,8 @@ def _require_pictures(stage: Stage, dataset: Dataset, devices: int) -> None:
         dataset.train.require_labels(where)
     if not isinstance(stage, Contrastive):
         dataset.test.require_labels(f"{where}, test pictures")
+    if isinstance(stage, PostTraining):  # which has no batches to train on
+        return
     if stage.batch_size > len(dataset.train):
         raise ValueError(
             f"{where}: batch_size {stage.batch_size} is more than the {len(dataset.train):,} pictures "
@@ -139,18 +150,28 @@ def _require_pictures(stage: Stage, dataset: Dataset, devices: int) -> None:
         )
 
 
-def _require_model(stage: Stage, dataset: Dataset, normalization: Normalization) -> Variables:
+def _require_model(stage: Stage, dataset: Dataset) -> Variables:
     """Shapes of the float model's variables, once it is known to give what the stage needs."""
-    model, key = stage.float_model(), jax.random.key(0)
     images = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.float32)
-    variables = jax.eval_shape(model.init, key, images)
-    outputs, _ = jax.eval_shape(model.apply, variables, images)
+    with failing(stage, "model"):
+        model = stage.float_model()
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        outputs, _ = jax.eval_shape(model.apply, variables, images)
     expected = (1, len(dataset.labels))
     if not isinstance(stage, Contrastive) and getattr(outputs, "shape", None) != expected:
         raise ValueError(
             f"stage {stage.name!r}: its model gives {getattr(outputs, 'shape', outputs)} for one picture, "
             f"and the {len(dataset.labels)} classes of {dataset.name} need logits {expected}"
         )
-    if stage.quantize is not None:  # which refuses what has no integer form
-        jax.eval_shape(stage.network(normalization).init, key, images)
     return variables
+
+
+def _require_network(
+    stage: Stage, dataset: Dataset, normalization: Normalization, floats: Variables
+) -> Variables:
+    """Shapes of the variables of the network that is trained; refuses what has no integer form."""
+    if stage.quantize is None:
+        return floats
+    images = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.float32)
+    with failing(stage, "model"):
+        return jax.eval_shape(stage.network(normalization).init, jax.random.key(0), images)

@@ -5,6 +5,7 @@ values, so the chain is the expression itself.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any, Literal
@@ -96,10 +97,17 @@ class Stage:
             raise ValueError(f"stage {self.name!r} has neither a model nor a stage to start from")
         if self.quantize is not None and self.start is None:
             raise ValueError(f"stage {self.name!r} quantizes: give it a trained stage as start")
-        if self.epochs <= 0 or self.batch_size < 1:
+        if not (isinstance(self.epochs, int | float) and 0 < self.epochs < math.inf):
             raise ValueError(
-                f"stage {self.name!r}: epochs and batch_size must be positive; "
-                f"got {self.epochs} and {self.batch_size}"
+                f"stage {self.name!r}: epochs must be positive and finite, got {self.epochs!r}"
+            )
+        if not (isinstance(self.batch_size, int) and self.batch_size > 0):
+            raise ValueError(
+                f"stage {self.name!r}: batch_size must be positive, an integer; got {self.batch_size!r}"
+            )
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
+            raise ValueError(
+                f"stage {self.name!r}: seed is {self.seed!r}, expected an integer, 0 to 2**63 - 1"
             )
 
     def float_model(self) -> Model:
@@ -216,9 +224,9 @@ class PostTraining(Stage):
             raise ValueError(
                 f"stage {self.name!r} trains nothing and quantizes nothing: give it quantize=int8()"
             )
-        if self.pictures < 1:
+        if not (isinstance(self.pictures, int) and self.pictures > 0):
             raise ValueError(
-                f"stage {self.name!r}: pictures is {self.pictures}, expected 1 or more"
+                f"stage {self.name!r}: pictures is {self.pictures!r}, expected 1 or more, an integer"
             )
         if not (isinstance(self.methods, tuple) and all(map(callable, self.methods))):
             raise TypeError(
@@ -323,6 +331,8 @@ class Recipe:
     gates: tuple[Gate, ...] = ()
 
     def __post_init__(self) -> None:
+        for field, kind in (("stages", Stage), ("exports", Export), ("gates", object)):
+            _require_tuple(field, getattr(self, field), kind)
         seen: list[Stage] = []
         for stage in self.stages:
             if stage.name in {other.name for other in seen}:
@@ -352,6 +362,17 @@ class Recipe:
                 raise ValueError(
                     f"an export uses stage {export.stage.name!r}, which is not in the recipe"
                 )
+
+
+def _require_tuple(field: str, values: object, kind: type) -> None:
+    """See that a field of a recipe is a tuple of its kind, which one value without a comma is not."""
+    is_tuple = isinstance(values, tuple)
+    others = [value for value in values if not isinstance(value, kind)] if is_tuple else [values]
+    if others:
+        found = f"{'holds' if is_tuple else 'is'} {type(others[0]).__name__}"
+        raise TypeError(
+            f"Recipe: {field} {found}, expected a tuple of {field}: Recipe({field}=({field[:-1]},))"
+        )
 
 
 def _require_own(gate: Gate, recipe: Recipe) -> None:

@@ -1,6 +1,7 @@
 """Optimizers as frozen dataclasses: what a recipe writes down, turned into optax when the length is known."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -71,16 +72,22 @@ class adamw:
 def _check(optimizer: sgd | adamw) -> None:
     """Refuse hyper-parameters outside their ranges."""
     name = type(optimizer).__name__
-    if not optimizer.learning_rate > 0:
-        raise ValueError(f"{name}: learning_rate must be positive, got {optimizer.learning_rate}")
+    if not 0 < optimizer.learning_rate < math.inf:
+        raise ValueError(
+            f"{name}: learning_rate must be positive and finite, got {optimizer.learning_rate}"
+        )
+    if isinstance(optimizer, sgd) and not 0 <= optimizer.momentum < 1:
+        raise ValueError(f"{name}: momentum must be in [0, 1), got {optimizer.momentum}")
     if not 0 <= optimizer.warmup < 1:
         raise ValueError(
             f"{name}: warmup is the share of steps spent rising, in [0, 1); got {optimizer.warmup}"
         )
-    if optimizer.weight_decay < 0:
-        raise ValueError(f"{name}: weight_decay must not be negative, got {optimizer.weight_decay}")
-    if optimizer.clip is not None and not optimizer.clip > 0:
-        raise ValueError(f"{name}: clip must be positive or None, got {optimizer.clip}")
+    if not 0 <= optimizer.weight_decay < math.inf:
+        raise ValueError(
+            f"{name}: weight_decay must be finite and not negative, got {optimizer.weight_decay}"
+        )
+    if optimizer.clip is not None and not 0 < optimizer.clip < math.inf:
+        raise ValueError(f"{name}: clip must be positive and finite, or None; got {optimizer.clip}")
 
 
 def _schedule(peak: float, warmup: float, total_steps: int) -> optax.Schedule:

@@ -339,16 +339,17 @@ def test_losses_are_their_array_functions_on_the_two_views(loss, function):
 
 
 @pytest.mark.parametrize("loss", [nt_xent, info_nce])
-@pytest.mark.parametrize("temperature", [0, -0.1, float("nan")])
+@pytest.mark.parametrize("temperature", [0, -0.1, float("nan"), float("inf")])
 def test_a_temperature_must_be_positive(loss, temperature):
     with pytest.raises(ValueError, match=f"{loss.__name__}: temperature={temperature}"):
         loss(temperature=temperature)
 
 
 @pytest.mark.parametrize("loss", [nt_xent, info_nce])
-def test_a_block_holds_at_least_one_row(loss):
-    with pytest.raises(ValueError, match=f"{loss.__name__}: block=0"):
-        loss(block=0)
+@pytest.mark.parametrize("block", [0, 1.5, float("nan"), float("inf")])
+def test_a_block_holds_at_least_one_row(loss, block):
+    with pytest.raises(ValueError, match=f"{loss.__name__}: block={block} must be an integer"):
+        loss(block=block)
 
 
 @every_loss

@@ -1,6 +1,7 @@
 """The algebra of losses: weights, sums, and what they report."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,12 @@ def test_losses_print_compare_and_are_replaced_by_field():
 def test_a_loss_without_a_formula_says_so():
     with pytest.raises(NotImplementedError, match="Loss does not say"):
         Loss()({}, {})
+
+
+@pytest.mark.parametrize("weight", [math.inf, math.nan])
+def test_a_weight_is_finite(weight):
+    with pytest.raises(ValueError, match=rf"square\(.*its weight is {weight}, expected a finite"):
+        weight * square()
 
 
 def test_missing_signal_names_loss_signal_and_what_there_is():

@@ -1,5 +1,7 @@
 """The nets of MLPerf Tiny: the counts of the reference implementations, biases, borders and errors."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,5 +108,6 @@ def test_training_moves_the_statistics_by_a_hundredth():
 def test_widths_without_channels_are_refused():
     with pytest.raises(ValueError, match="mlperf_resnet8: width is 0, expected at least 1"):
         models.mlperf_resnet8(width=0)
-    with pytest.raises(ValueError, match="mlperf_mobilenet_v1: width is 0.01"):
-        models.mlperf_mobilenet_v1(width=0.01)
+    for width in (0.01, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"mlperf_mobilenet_v1: width is {width}"):
+            models.mlperf_mobilenet_v1(width=width)

@@ -151,3 +151,10 @@ def test_bfloat16_stays_near_float32_and_returns_float32(draw):
     got = jax.jit(net.clone(dtype="bfloat16").apply)(variables, x)
     assert got.dtype == jnp.float32
     assert 0 < np.abs(got - jax.jit(net.apply)(variables, x)).max() < 0.1
+
+
+@pytest.mark.parametrize("width", [0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("make", [models.mobilenet_v2, models.mobilenet_v4_conv_s])
+def test_a_width_is_positive_and_finite(make, width):
+    with pytest.raises(ValueError, match=f"MobileNet: width={width}, expected a positive"):
+        make(width=width)

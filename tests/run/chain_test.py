@@ -15,12 +15,21 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxmini import data, models, steps
 from jaxmini.__main__ import main
 from jaxmini.compress import quantize
 from jaxmini.model import with_head
-from jaxmini.recipe import Contrastive, Distill, Export, Layout, Recipe, Supervised
+from jaxmini.recipe import (
+    Contrastive,
+    Distill,
+    Export,
+    Layout,
+    PostTraining,
+    Recipe,
+    Supervised,
+)
 from jaxmini.run import chain
 from jaxmini.run.chain import _fidelity, _naming
 from jaxmini.run.report import storage
@@ -345,3 +354,32 @@ def test_under_pmap_the_artifacts_are_the_same(tmp_path):
         assert ours.keys() == theirs.keys()
         for name, values in ours.items():
             np.testing.assert_allclose(values, theirs[name], atol=1e-4, err_msg=f"{stage} {name}")
+
+
+def test_a_small_folder_of_pictures_ends_in_an_int8_file(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(32):
+        picture = rng.integers(0, 128, (12, 12, 3), np.uint8) + np.uint8(127 * (index % 2))
+        name = f"{('ash', 'oak')[index % 2]}/{index}.{('png', 'jpg')[index // 2 % 2]}"
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "pictures" / name)
+    net = Supervised(
+        name="net",
+        data=data.folder(str(tmp_path / "pictures"), size=8, test=0.375),
+        model=with_head(
+            models.small_resnet(stem_width=4, stem_stride=2, widths=(4,), strides=(1,)),
+            models.classifier(2),
+        ),
+        optimizer=steps.sgd(0.05),
+        batch_size=16,
+    )
+    int8 = PostTraining(name="int8", data=net.data, start=net)
+    file = Export(int8, "int8", "litert")
+    report = chain.run(Recipe((net, int8), (file,)), tmp_path / "run", title="t", command="c")
+    assert np.sum(report.confusion) == 12
+    (written,) = report.files
+    simulated = [finding for what, finding in written.checks.items() if "simulation" in what]
+    assert len(simulated) == 2  # of which XNNPACK's kernels compute what is simulated
+    assert all(finding.startswith("24 logits, ") for finding in simulated)
+    assert simulated[0].startswith("24 logits, 0 differ")
+    assert written.layers_note == "on 12 test pictures"

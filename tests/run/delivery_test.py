@@ -91,6 +91,26 @@ def test_a_file_of_another_layout_answers_as_the_usual_one(undisturbed, tmp_path
     assert other.latency_ms > 0
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_test_pictures_are_enough(count, undisturbed, tmp_path):
+    trained = artifacts.load(undisturbed / "stages" / "int8" / "artifact")
+    start = Supervised(name="net", data=data.digits(), model=models.classifier(10))
+    stage = dataclasses.replace(
+        start, name="int8", start=start, model=None, quantize=quantize.int8()
+    )
+    outcome = Outcome(stage, trained, StageResult("int8", "supervised", "digits"))
+    export = Export(stage, "int8", "litert", layout=Layout(batch=2))
+    with Workdir.open(tmp_path / "run", {}) as workdir:
+        around = Surroundings(workdir, Log(workdir.path), placement.jit, trained.normalization)
+        file, answers = deliver(export, outcome, TEST.take(np.arange(count)), around)
+    assert answers.shape == (count, 10)
+    simulated = [finding for what, finding in file.checks.items() if "simulation" in what]
+    assert len(simulated) == 2  # of which XNNPACK's kernels compute what is simulated
+    assert all(finding.startswith(f"{10 * count} logits, ") for finding in simulated)
+    assert simulated[0].startswith(f"{10 * count} logits, 0 differ")
+    assert file.layers_note == f"on {count} test pictures"
+
+
 @pytest.fixture
 def on_micro(undisturbed, tmp_path):
     """A stage's network -> the figures of its file, which was run in TFLite-Micro."""

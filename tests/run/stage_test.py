@@ -1,5 +1,6 @@
 """Stage: what a recipe cannot say, and what it is told instead."""
 
+import math
 import re
 
 import jax
@@ -10,6 +11,7 @@ from jaxmini import data, models
 from jaxmini.compress import quantize
 from jaxmini.data import Normalization
 from jaxmini.export import Layout
+from jaxmini.run import gates
 from jaxmini.run.formats import Onnx
 from jaxmini.run.recording import record_of
 from jaxmini.run.stage import (
@@ -39,8 +41,15 @@ def said(message: str) -> str:
         ({"name": ""}, "stage name ''"),
         ({"model": None}, "stage 'net' has neither a model nor a stage to start from"),
         ({"quantize": quantize.int8()}, "stage 'net' quantizes: give it a trained stage as start"),
-        ({"epochs": 0}, "stage 'net': epochs and batch_size must be positive; got 0 and 128"),
-        ({"batch_size": 0}, "got 1 and 0"),
+        ({"epochs": 0}, "stage 'net': epochs must be positive and finite, got 0"),
+        ({"epochs": math.nan}, "stage 'net': epochs must be positive and finite, got nan"),
+        ({"epochs": math.inf}, "stage 'net': epochs must be positive and finite, got inf"),
+        ({"epochs": "2"}, "stage 'net': epochs must be positive and finite, got '2'"),
+        ({"batch_size": 0}, "stage 'net': batch_size must be positive, an integer; got 0"),
+        ({"batch_size": 16.0}, "stage 'net': batch_size must be positive, an integer; got 16.0"),
+        ({"seed": -1}, "stage 'net': seed is -1, expected an integer, 0 to 2**63 - 1"),
+        ({"seed": 2**63}, "stage 'net': seed is 9223372036854775808, expected an integer"),
+        ({"seed": 0.5}, "stage 'net': seed is 0.5, expected an integer"),
     ],
 )
 def test_a_stage_that_cannot_be(fields, message):
@@ -54,6 +63,7 @@ def test_a_stage_that_cannot_be(fields, message):
         ({"start": None, "model": NET}, ValueError, "quantizes: give it a trained stage as start"),
         ({"quantize": None}, ValueError, "'int8' trains nothing and quantizes nothing"),
         ({"pictures": 0}, ValueError, "stage 'int8': pictures is 0, expected 1 or more"),
+        ({"pictures": math.inf}, ValueError, "stage 'int8': pictures is inf, expected 1 or more"),
         (
             {"methods": [quantize.adaround()]},
             TypeError,
@@ -146,6 +156,30 @@ def test_a_recipe_holds_every_stage_before_its_use_once():
     compared = Supervised(name="other", data=DIGITS, model=NET, against=TEACHER)
     with pytest.raises(ValueError, match="stage 'other' uses stage 'teacher'"):
         Recipe((compared,))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"stages": TEACHER},
+            "Recipe: stages is Supervised, expected a tuple of stages: Recipe(stages=(stage,))",
+        ),
+        ({"stages": [TEACHER]}, "Recipe: stages is list, expected a tuple of stages"),
+        ({"stages": (TEACHER, "student")}, "Recipe: stages holds str, expected a tuple of stages"),
+        (
+            {"exports": Export(TEACHER, "float32")},
+            "Recipe: exports is Export, expected a tuple of exports: Recipe(exports=(export,))",
+        ),
+        (
+            {"gates": gates.min_accuracy(TEACHER, 0.5)},
+            "Recipe: gates is min_accuracy, expected a tuple of gates: Recipe(gates=(gate,))",
+        ),
+    ],
+)
+def test_a_recipe_is_made_of_tuples(fields, message):
+    with pytest.raises(TypeError, match=said(message)):
+        Recipe(**{"stages": (TEACHER,), **fields})
 
 
 def test_a_stage_without_a_model_has_that_of_its_start():

@@ -1,5 +1,7 @@
 """Optimizers: the schedule's shape, decay of kernels only, and refusals."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,12 +49,24 @@ def test_clip_bounds_the_gradient():
     ("fields", "message"),
     [
         ({"learning_rate": -0.1}, "learning_rate"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive and finite, got inf"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive and finite, got nan"),
         ({"learning_rate": 0.1, "warmup": 1.0}, "warmup"),
+        ({"learning_rate": 0.1, "warmup": math.nan}, "warmup"),
         ({"learning_rate": 0.1, "weight_decay": -1.0}, "weight_decay"),
+        ({"learning_rate": 0.1, "weight_decay": math.inf}, "weight_decay must be finite"),
+        ({"learning_rate": 0.1, "weight_decay": math.nan}, "weight_decay must be finite"),
         ({"learning_rate": 0.1, "clip": 0.0}, "clip"),
+        ({"learning_rate": 0.1, "clip": math.inf}, "clip must be positive and finite, or None"),
     ],
 )
 @pytest.mark.parametrize("make", [steps.sgd, steps.adamw])
 def test_impossible_hyper_parameters_are_refused(make, fields, message):
     with pytest.raises(ValueError, match=message):
         make(**fields)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, math.nan])
+def test_momentum_is_a_share(momentum):
+    with pytest.raises(ValueError, match=rf"sgd: momentum must be in \[0, 1\), got {momentum}"):
+        steps.sgd(0.1, momentum=momentum)

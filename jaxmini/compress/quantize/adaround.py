@@ -82,12 +82,12 @@ class adaround:
                 raise ValueError(
                     f"adaround: {name} is {value!r}, expected an integer of at least 1"
                 )
-        if not self.learning_rate > 0 or not self.regularization >= 0:
+        if not (0 < self.learning_rate < np.inf and 0 <= self.regularization < np.inf):
             raise ValueError(
                 f"adaround: learning_rate {self.learning_rate} must be > 0, regularization "
-                f"{self.regularization} >= 0"
+                f"{self.regularization} >= 0, both finite"
             )
-        if not (self.beta[0] >= self.beta[1] > 1 and 0 <= self.warmup < 1):
+        if not (np.inf > self.beta[0] >= self.beta[1] > 1 and 0 <= self.warmup < 1):
             raise ValueError(
                 f"adaround: expected beta {self.beta} to fall and stay above 1, and warmup {self.warmup} "
                 "in 0..1"

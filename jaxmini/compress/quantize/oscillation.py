@@ -150,8 +150,10 @@ def figures(histories: dict[str, History]) -> dict[str, Array]:
 
 
 def _check(kind: monitoring, name: str) -> None:
-    """Raise ValueError if a number, or one of the ends of its way, is negative or none."""
+    """Raise ValueError if a number, or one of the ends of its way, is negative or not finite."""
     number = getattr(kind, name)
     ends = (number.first, number.last) if isinstance(number, cosine) else (number,)
-    if not all(end >= 0 for end in ends):
-        raise ValueError(f"{type(kind).__name__}: {name} is {number}, expected a number >= 0")
+    if not all(0 <= end < np.inf for end in ends):
+        raise ValueError(
+            f"{type(kind).__name__}: {name} is {number}, expected a finite number >= 0"
+        )

@@ -4,6 +4,7 @@ The count of updates is a variable of the model, so that a run that was stopped 
 """
 
 import dataclasses
+import math
 from typing import Any, TypeAlias
 
 import jax
@@ -55,8 +56,11 @@ class cosine:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"cosine: steps is {self.steps}, expected at least 1")
+        for name in ("first", "last"):
+            if not math.isfinite(end := getattr(self, name)):
+                raise ValueError(f"cosine: {name} is {end}, expected a finite number")
+        if not (isinstance(self.steps, int) and self.steps >= 1):
+            raise ValueError(f"cosine: steps is {self.steps}, expected an integer of at least 1")
 
     def __call__(self, step: Array) -> Array:
         """The number after so many updates, float32 []."""

@@ -4,6 +4,7 @@ No label is read, so any picture can be distilled.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ class kl(Loss):
     same top-1.
 
     Raises:
-        ValueError: ``temperature`` is not positive, or both signals are the same one.
+        ValueError: ``temperature`` is not positive and finite, or both signals are the same one.
     """
 
     temperature: float = 4.0
@@ -28,8 +29,8 @@ class kl(Loss):
     teacher: str = "teacher"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"kl: temperature={self.temperature} must be positive")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"kl: temperature={self.temperature} must be positive and finite")
         if self.student == self.teacher:
             raise ValueError(f"kl: student and teacher are both the signal {self.student!r}")
 

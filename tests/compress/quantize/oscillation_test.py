@@ -120,7 +120,9 @@ def test_bad_settings_are_refused():
     for momentum in (0, 1, -0.1):
         with pytest.raises(ValueError, match="freezing: momentum is .*expected 0 < m < 1"):
             freezing(momentum)
-    with pytest.raises(ValueError, match="freezing: threshold is -1, expected a number >= 0"):
-        freezing(threshold=-1)
-    with pytest.raises(ValueError, match="dampening: strength is nan, expected a number >= 0"):
+    for threshold in (-1, np.inf):
+        message = f"freezing: threshold is {threshold}, expected a finite number >= 0"
+        with pytest.raises(ValueError, match=message):
+            freezing(threshold=threshold)
+    with pytest.raises(ValueError, match="dampening: strength is nan, expected a finite number"):
         dampening(strength=float("nan"))

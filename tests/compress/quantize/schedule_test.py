@@ -53,5 +53,10 @@ def test_bad_settings_are_refused():
         phases(0, 1.5)
     with pytest.raises(ValueError, match="freeze after 5 updates and are used from 9 on"):
         phases(9, 5)
+    for name, end in (("first", np.inf), ("last", np.nan)):
+        with pytest.raises(ValueError, match=f"cosine: {name} is {end}, expected a finite number"):
+            cosine(**{"first": 1.0, "last": 0.0, "steps": 8, name: end})
+    with pytest.raises(ValueError, match="cosine: steps is inf, expected an integer"):
+        cosine(1.0, 0.0, np.inf)
     with pytest.raises(ValueError, match="cosine: steps is 0"):
         cosine(1, 0, 0)

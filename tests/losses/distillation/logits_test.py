@@ -196,7 +196,7 @@ def test_default_temperature_is_that_of_the_cifar_recipes():
     assert kl() == kl(temperature=4.0)
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match=f"kl: temperature={temperature}"):
         kl(temperature)
