@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmini import record
-from jaxmini.compress.quantize.tracing import told
+from jaxmini.compress.quantize.tracing import explained
 from jaxmini.data.views import Normalization
 from jaxmini.model import Model, Variables
 from jaxmini.state import PyTree
@@ -55,7 +55,7 @@ class Artifact:
                 "1: files are of fixed sizes, and how many images there are is no part of it"
             )
         inputs = self.input_spec(1)
-        with told("Artifact", self.model, self.variables, inputs):
+        with explained("Artifact", self.model, self.variables, inputs):
             logits, _ = jax.eval_shape(self.model.apply, self.variables, inputs)
         expected = (1, len(self.labels))
         if self.labels and getattr(logits, "shape", None) != expected:

@@ -16,7 +16,7 @@ from jax.extend import core
 
 from jaxmini.compress.quantize.forms import form_of
 from jaxmini.compress.quantize.sections import PARTS, Joined, sections, taken
-from jaxmini.compress.quantize.tracing import told
+from jaxmini.compress.quantize.tracing import explained
 from jaxmini.compress.quantize.unrolling import Scope, unroll
 from jaxmini.compress.quantize.widening import is_float_cast, wide_array, wide_type, widened
 from jaxmini.model import Model, Variables
@@ -146,10 +146,10 @@ def trace(model: Model, variables: Variables, inputs: PyTree) -> Program:
 
     Raises:
         ValueError: the model changes its variables in inference, or does not map one array to one array; or
-            as ``told``.
+            as ``explained``.
     """
     try:
-        with told("quantize", model, variables, inputs):
+        with explained("quantize", model, variables, inputs):
             closed = jax.make_jaxpr(functools.partial(_infer, model))(variables, inputs)
     except flax.errors.ModifyScopeVariableError as error:
         raise ValueError(

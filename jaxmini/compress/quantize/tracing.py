@@ -31,7 +31,7 @@ MOST_NAMES = 3  # of each kind that an error tells
 
 
 @contextlib.contextmanager
-def told(where: str, model: Model, variables: Variables, inputs: PyTree) -> Iterator[None]:
+def explained(where: str, model: Model, variables: Variables, inputs: PyTree) -> Iterator[None]:
     """Trace a model inside, and have it said why that cannot be done.
 
     Args:

@@ -51,6 +51,7 @@ class int8:
 
     ``int8(activation=observed(bits=16))`` is W8A16: activations on symmetric grids of 16 bits, in a file
     of variant ``int16x8``. Fewer bits than 8, as ``lsq(bits=4)``, are for training and simulation.
+    ``int8(activation=observed(symmetric=True))`` gives 8-bit activations zero point 0.
 
     Attributes:
         momentum: of the moving average of ranges in training, 0..1; 1 leaves them as calibrated.

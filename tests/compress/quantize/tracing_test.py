@@ -9,7 +9,7 @@ import pytest
 from quantize_nets import Branches, Residual, pictures, start
 
 from jaxmini.compress.quantize import calibrate, make_plan, quantize
-from jaxmini.compress.quantize.tracing import differences, told
+from jaxmini.compress.quantize.tracing import differences, explained
 from jaxmini.model import from_linen
 
 
@@ -102,6 +102,6 @@ def test_variables_that_are_the_models_have_no_differences():
     ]
     with (
         pytest.raises(flax.errors.ScopeParamNotFoundError),
-        told("here", model, variables, x),
+        explained("here", model, variables, x),
     ):
         raise flax.errors.ScopeParamNotFoundError("kernel", "/stem")
