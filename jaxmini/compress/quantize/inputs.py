@@ -26,7 +26,10 @@ def check_array(what: str, inputs: PyTree) -> None:
         remedy = "wrap what it takes in one array, np.stack(pictures) for one"
         if isinstance(inputs, Mapping) and inputs:
             (*_, name) = sorted(inputs, key=lambda key: key == "image")
-            remedy = f"give it what the model takes alone, as batch[{name!r}]"
+            remedy = (
+                f"give it what the model takes alone, as batch[{name!r}]; wrap a model of several inputs in a "
+                "module that takes one"
+            )
         raise TypeError(f"{what} is a {type(inputs).__name__}, expected one array: {remedy}")
     if not shape:
         raise ValueError(f"{what} is a single number, expected an array of examples [B, ...]")
