@@ -41,6 +41,7 @@ class Interpreter:
         ValueError: not a .tflite file, one cut short, one with several inputs or outputs or a dimension
             other than the batch left open, unknown kernels or signature, threads below 1, several of
             ``MICRO``, or a signature there; names the file.
+        TypeError: threads is no whole number.
         ImportError: the interpreter is not installed.
     """
 
@@ -53,8 +54,7 @@ class Interpreter:
         keep_all: bool = False,
         signature: str | None = None,
     ) -> None:
-        if threads < 1:
-            raise ValueError(f"tflite: threads is {threads}; it must be at least 1")
+        check_threads("tflite", threads)
         kernels = known_kernels(kernels)
         if kernels is Kernels.MICRO and threads > 1:
             raise ValueError(f"tflite: threads is {threads}; TFLite-Micro runs on one")
@@ -118,6 +118,19 @@ def in_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(images), size):
         part = images[start : start + size]
         yield part[np.resize(np.arange(len(part)), size)]
+
+
+def check_threads(where: str, threads: int) -> None:
+    """See that a number of threads is one.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below 1.
+    """
+    if not isinstance(threads, int | np.integer):
+        raise TypeError(f"{where}: threads is {threads!r}, expected a whole number of at least 1")
+    if threads < 1:
+        raise ValueError(f"{where}: threads is {threads}; it must be at least 1")
 
 
 def known_kernels(kernels: Kernels | str) -> Kernels:

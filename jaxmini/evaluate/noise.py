@@ -70,6 +70,7 @@ def layer_noise(
         The layers that compute, in the order of the plan.
 
     Raises:
+        TypeError: the pictures are no array.
         ValueError: not an int8 file of pictures of this shape, or no pictures.
     """
     interpreter = Interpreter(source, kernels=kernels, keep_all=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxmini.evaluate.accuracy import Predict
+from jaxmini.evaluate.interpreter import check_threads
 from jaxmini.evaluate.runtime import Latency, check_images, timed
 from jaxmini.export import converter
 from jaxmini.export.onnx import describe_onnx
@@ -16,8 +17,7 @@ class _Session:
     """A file that jaxmini wrote, as it runs."""
 
     def __init__(self, source: Path | str | bytes, optimized: bool, threads: int) -> None:
-        if threads < 1:
-            raise ValueError(f"onnx: threads is {threads}; it must be at least 1")
+        check_threads("onnx", threads)
         converter.require("onnxruntime", "onnx")
         self.description = describe_onnx(source)
         import onnxruntime
@@ -36,6 +36,8 @@ class _Session:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """uint8 images [N, H, W, C], or whatever else the file takes -> float32 logits [N, C]."""
         images = self._checked(images)
+        if not len(images):  # of the answer to one batch of zeros
+            return self.run(np.zeros((self.batch or 1, *self.shape), self.dtype))[:0]
         if self.batch in (None, len(images)):
             return self.run(images)
         rows = np.resize(np.arange(len(images)), -(-len(images) // self.batch) * self.batch)
@@ -73,6 +75,7 @@ def onnx_predict(
 
     Raises:
         ValueError: not such a file, threads below 1; later, images of another shape or dtype.
+        TypeError: threads is no whole number.
         ImportError: onnx or onnxruntime is not installed.
     """
     return _Session(source, optimized, threads).logits

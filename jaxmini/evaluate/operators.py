@@ -65,6 +65,7 @@ def operator_parity(
         its input or output are left out.
 
     Raises:
+        TypeError: the pictures are no array.
         ValueError: not an integer file of pictures of this shape, or no pictures.
     """
     interpreter = Interpreter(source, kernels=kernels, keep_all=True)
@@ -191,8 +192,14 @@ def require_pictures(
     """See that a file computes the plan in one of the types, and that the images are its pictures.
 
     Raises:
+        TypeError: the images are no array.
         ValueError: it or they do not; begins with ``where``.
     """
+    if not hasattr(images, "shape"):
+        raise TypeError(
+            f"{where}: the pictures are a {type(images).__name__}, expected one array uint8 [N, H, W, C]: "
+            "write np.concatenate(batches)"
+        )
     shape = tuple(plan.program.shape(plan.program.input))
     stored, file = interpreter.input, edges.core(interpreter.file)
     ends = [file.tensors[index].dtype for index in (file.inputs[0], file.outputs[0])]

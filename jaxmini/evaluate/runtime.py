@@ -70,8 +70,12 @@ class _Runner:
         return steps * output.scale
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images [N, H, W, C] -> the file's own outputs [N, C]."""
-        batches = in_batches(self.encode(images), self.batch)
+        """uint8 images [N, H, W, C] -> the file's own outputs [N, C]; none for no images."""
+        encoded_images = self.encode(images)
+        if not len(encoded_images):
+            output = self.interpreter.output
+            return np.zeros((0, *output.shape[1:]), output.dtype)
+        batches = in_batches(encoded_images, self.batch)
         return np.concatenate([self.interpreter.run(batch) for batch in batches])[: len(images)]
 
     def integers(self, images: np.ndarray) -> np.ndarray:
@@ -103,7 +107,7 @@ def tflite_predict(
 ) -> Predict:
     """A file as a Predict: uint8 images [B, H, W, C] -> float32 logits [B, classes], dequantized.
 
-    Any number of images will do, whatever the file's own batch.
+    Any number of images will do, none too, whatever the file's own batch.
 
     Args:
         source: path or bytes of a file that ``jaxmini.export.tflite`` wrote.
@@ -114,6 +118,7 @@ def tflite_predict(
     Raises:
         ValueError: not such a file, a file cut short, unknown kernels or signature; later, images
             of another shape.
+        TypeError: threads is no whole number.
         ImportError: the interpreter is not installed.
     """
     runner = _Runner(source, kernels, threads, signature)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmini import record
+from jaxmini.compress.quantize.tracing import explained
 from jaxmini.data.views import Normalization
 from jaxmini.model import Model, Variables
 from jaxmini.state import PyTree
@@ -48,9 +49,14 @@ class Artifact:
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
-            raise ValueError(f"Artifact: input_shape is {self.input_shape}, expected (H, W, C)")
-        logits, _ = jax.eval_shape(self.model.apply, self.variables, self.input_spec(1))
+        if len(self.input_shape) != 3 or not all(map(_is_size, self.input_shape)):
+            raise ValueError(
+                f"Artifact: input_shape is {self.input_shape}, expected (H, W, C), three numbers of at least "
+                "1: files are of fixed sizes, and how many images there are is no part of it"
+            )
+        inputs = self.input_spec(1)
+        with explained("Artifact", self.model, self.variables, inputs):
+            logits, _ = jax.eval_shape(self.model.apply, self.variables, inputs)
         expected = (1, len(self.labels))
         if self.labels and getattr(logits, "shape", None) != expected:
             raise ValueError(
@@ -158,6 +164,10 @@ def normalized(normalization: Normalization, images: jax.Array) -> jax.Array:
     """Pixels 0..255 of any dtype as a model takes them, float32; computed as an int8 file reads them."""
     levels = images.astype(jnp.float32) - jnp.float32(normalization.zero_point + 128)
     return levels * jnp.float32(normalization.scale)
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, int | np.integer) and size >= 1
 
 
 def _logits(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
+from jaxmini.export import versions
 from jaxmini.near_miss import did_you_mean
 from jaxmini.record import Json
 
@@ -35,15 +36,16 @@ class ConversionError(RuntimeError):
 
 
 def require(module: str, extra: str) -> None:
-    """Check that an optional dependency is installed.
+    """Check that an optional dependency is installed, in a release that is tested.
 
     Raises:
-        ImportError: it is not; the message names the extra that brings it.
+        ImportError: it is not, or in another release; the message names the extra that brings it.
     """
     if importlib.util.find_spec(module) is None:
         raise ImportError(
             f"{module} is not installed; install it with: pip install 'jaxmini[{extra}]'"
         )
+    versions.require_tested(module, extra)
 
 
 def require_backend(name: str) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.packing import PACKED_BITS as BITS
+from jaxmini.compress.quantize.packing import is_packable
 from jaxmini.compress.quantize.plan import Plan, Weighted
 from jaxmini.export import editing, flatbuffer
 from jaxmini.export.correspondence import correspond
-
-BITS = 4
 
 # The first version of each operator that takes an int4 kernel. DEPTHWISE_CONV_2D has one (7) that LiteRT's
 # reference kernels do not know: its kernels stay int8.
@@ -76,6 +76,7 @@ def _sorted_kernels(file: flatbuffer.File, plan: Plan, frozen: Frozen) -> tuple[
         for group, op in correspond(file, plan, frozen).pairs
         if isinstance(group, Weighted)
         and op is not None
+        and is_packable(plan, group)
         and frozen.kernels[group.name].bits <= BITS
     }
     wide = {

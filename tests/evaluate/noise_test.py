@@ -156,3 +156,5 @@ def test_files_and_pictures_of_another_kind_are_refused(
         layer_noise(float_path, *form, variables, pictures)
     with pytest.raises(ValueError, match=r"layer_noise: expected uint8 pictures \[N, 8, 8, 3\]"):
         layer_noise(integer_path, *form, variables, pictures[:0])
+    with pytest.raises(TypeError, match=r"layer_noise: the pictures are a list, .*np.concatenate"):
+        layer_noise(integer_path, *form, variables, [pictures])

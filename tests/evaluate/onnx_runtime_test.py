@@ -47,11 +47,16 @@ def test_bad_arguments_are_refused(
 ):
     with pytest.raises(ValueError, match="threads is 0"):
         onnx_predict(integer_file, threads=0)
+    with pytest.raises(TypeError, match="onnx: threads is '2', expected a whole number"):
+        onnx_predict(integer_file, threads="2")
     with pytest.raises(ValueError, match=r"uint8 images \[B, 8, 8, 3\], got float32"):
         onnx_predict(integer_file)(pictures.astype(np.float32))
     with pytest.raises(ValueError, match="runs is 0"):
         onnx_latency(integer_file, runs=0)
     path = onnx(float_artifact, tmp_path / "pair.onnx", batch=2).path
+    for file in (path, integer_file):  # of two pictures at a time, and of any number
+        answers = onnx_predict(file)(pictures[:0])
+        assert (answers.shape, answers.dtype) == ((0, 10), np.float32)
     with pytest.raises(ValueError, match="variant is float32, not int8"):
         onnx_integers(path)
     with pytest.raises(ValueError, match="takes 2 pictures at a time"):

@@ -81,6 +81,18 @@ def test_a_float_file_is_a_predict_from_bytes_too(float_file: Path):
         tflite_integers(float_file)
 
 
+def test_no_images_have_no_answers(integer_file: Path, float_file: Path):
+    for run, dtype in (
+        (tflite_predict(integer_file), np.float32),
+        (tflite_predict(float_file), np.float32),
+        (tflite_integers(integer_file), np.int8),
+    ):
+        answers = run(IMAGES[:0])
+        assert (answers.shape, answers.dtype) == ((0, 3), dtype)
+    with pytest.raises(ValueError, match=r"got uint8\[0, 4, 1\]"):
+        tflite_predict(integer_file)(IMAGES[:0, 0])
+
+
 def test_latency_is_ordered(integer_file: Path):
     measured = latency(integer_file, runs=20, warmup=2)
     assert 0 < measured.low <= measured.median <= measured.high
@@ -104,6 +116,11 @@ def test_bad_arguments_are_refused(integer_file: Path):
         tflite_predict(integer_file, kernels="xnpack")
     with pytest.raises(ValueError, match="threads is 0"):
         tflite_predict(integer_file, threads=0)
+    for threads in ("2", 2.0, None):
+        with pytest.raises(
+            TypeError, match=f"tflite: threads is {threads!r}, expected a whole number"
+        ):
+            tflite_predict(integer_file, threads=threads)
     with pytest.raises(ValueError, match="runs is 0"):
         latency(integer_file, runs=0)
     with pytest.raises(ValueError, match=r"uint8 images \[B, 4, 4, 1\], got float32"):

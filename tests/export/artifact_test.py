@@ -107,11 +107,34 @@ def test_bfloat16_variables_survive(float_artifact: Artifact, tmp_path: Path):
     np.testing.assert_array_equal(kernel, variables["params"]["Dense_0"]["kernel"])
 
 
+class Masked(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x[x > 0]
+
+
+def test_a_model_of_unknown_sizes_or_another_models_variables_are_told(float_artifact: Artifact):
+    with pytest.raises(
+        ValueError, match="Artifact: the module Masked computes a shape, .*jnp.where"
+    ):
+        dataclasses.replace(float_artifact, model=from_linen(Masked()))
+    with pytest.raises(
+        ValueError,
+        match=r"Artifact: the variables .* params/Dense_0/kernel has the shape \(8, 10\), and not \(3, 10\)",
+    ):
+        dataclasses.replace(float_artifact, model=from_linen(Half()))
+
+
 def test_bad_artifacts_are_refused(float_artifact: Artifact, tmp_path: Path):
     with pytest.raises(ValueError, match="3 labels need logits"):
         dataclasses.replace(float_artifact, labels=("a", "b", "c"))
     with pytest.raises(ValueError, match=r"input_shape is \(8, 8\)"):
         dataclasses.replace(float_artifact, input_shape=(8, 8))
+    for shape in ((None, 8, 3), (8, -1, 3), (8, 0, 3), (8.0, 8, 3), ("8", 8, 3)):
+        with pytest.raises(
+            ValueError, match=r"input_shape is \(.*, expected \(H, W, C\), three numbers"
+        ):
+            dataclasses.replace(float_artifact, input_shape=shape)
     nameless = Model(float_artifact.model.init, lambda v, x, **_: float_artifact.model.apply(v, x))
     with pytest.raises(TypeError, match="lambda"):
         save(dataclasses.replace(float_artifact, model=nameless), tmp_path)

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmini.compress.quantize import Grid, calibrate, freeze, make_plan, quantize, simulate
+from jaxmini.compress.quantize import (
+    Grid,
+    calibrate,
+    floats_of,
+    freeze,
+    int8,
+    make_plan,
+    observed,
+    quantize,
+    simulate,
+)
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.grid import quantized
 from jaxmini.compress.quantize.plan import INPUT, Plan
@@ -20,6 +30,7 @@ from jaxmini.model import from_linen
 
 # A conversion through TensorFlow takes the ten seconds that TensorFlow takes to start.
 BACKENDS = ["litert", pytest.param("jax2tf", marks=pytest.mark.slow)]
+SCHEME = int8()
 GAMMAS = (-1.5, 0.0, -1e-12, 1e-30, 1e-6, 2.0)
 
 
@@ -76,9 +87,11 @@ class Tokens(nn.Module):
         return nn.Dense(3, name="head")(x.mean(1))
 
 
-def integers(module: nn.Module, inputs: jax.Array) -> tuple[Plan, Frozen, np.ndarray, np.ndarray]:
+def integers(
+    module: nn.Module, inputs: jax.Array, scheme: int8 = SCHEME
+) -> tuple[Plan, Frozen, np.ndarray, np.ndarray]:
     """Plan and frozen numbers of one input, the inputs of the file, and what the simulation answers."""
-    model = quantize(from_linen(module))
+    model = quantize(from_linen(module), scheme)
     variables = jax.jit(model.init)(jax.random.key(0), inputs)
     variables = calibrate(model, variables, [inputs])
     plan, one = (make_plan(model, variables, x) for x in (inputs, inputs[:1]))
@@ -188,3 +201,57 @@ def test_the_grid_of_the_input_is_that_of_normalised_pixels_to_the_last_bit():
     ):
         with pytest.raises(ValueError, match="Quantize the model with the grid of the normalizat"):
             _check_input_grid(Frozen({INPUT: other}, {}, {}), normalization)
+
+
+class Ends(nn.Module):
+    """A convolution with BatchNorm, a depthwise one, a sum, a mean and a dense layer."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = nn.BatchNorm(use_running_average=True)
+        x = nn.relu(norm(nn.Conv(4, (3, 3), 2, name="stem")(x)))
+        x = x + nn.relu(nn.Conv(4, (3, 3), feature_group_count=4, name="depthwise")(x))
+        return nn.Dense(3, name="head")(x.mean((1, 2)))
+
+
+PICTURES = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+CONSTANT = {
+    "zero": jnp.zeros_like(PICTURES),
+    "positive": jnp.full_like(PICTURES, 0.7),
+    "negative": jnp.full_like(PICTURES, -0.7),
+}
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["trained", "all parameters zero"])
+@pytest.mark.parametrize("shown", CONSTANT)
+def test_ranges_of_constants_reach_the_file(shown: str, silent: bool):
+    """Of pictures that are one number, and of a network that is: every scale is stored, and computes."""
+    model = quantize(from_linen(Ends()))
+    variables = jax.jit(model.init)(jax.random.key(0), PICTURES)
+    if silent:  # variances too: BatchNorm divides by the root of its epsilon
+        variables = jax.tree.map(jnp.zeros_like, floats_of(variables))
+    variables = calibrate(model, variables, [CONSTANT[shown]])
+    one = make_plan(model, variables, PICTURES[:1])
+    frozen = freeze(one, variables)
+    content, parity = integer_file(one, frozen, "litert")
+    assert parity.kernel_integers == sum(k.kernel.size for k in frozen.kernels.values())
+    assert parity.grids >= len(one.sites)
+    inputs = np.stack([CONSTANT[shown][0], PICTURES[0]])
+    plan = make_plan(model, variables, inputs)
+    simulated = jax.jit(functools.partial(simulate, plan, frozen))(inputs)
+    found = answers(content, np.asarray(quantized(inputs, frozen.grids[INPUT])))
+    np.testing.assert_array_equal(found, simulated)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("module", [Ends(), Pictures()], ids=["ends", "pictures"])
+def test_symmetric_activations(module: nn.Module, backend: str):
+    """Zero point 0 everywhere, before rectifiers, sums and means too; the file computes the simulation."""
+    scheme = int8(activation=observed(symmetric=True))
+    plan, frozen, inputs, simulated = integers(module, PICTURES, scheme)
+    assert {int(grid.zero_point) for grid in frozen.grids.values()} == {0}
+    content, _ = integer_file(plan, frozen, backend)
+    tensors = read(content).tensors
+    assert {int(zero) for t in tensors if t.is_quantized for zero in np.ravel(t.zero_point)} == {0}
+    np.testing.assert_array_equal(answers(content, inputs), simulated)
+    assert np.ptp(simulated.astype(int)) > 50

@@ -7,6 +7,7 @@ zero point 0, as every kernel of int16 activations demands.
 
 import dataclasses
 import functools
+import operator
 from typing import TypeAlias
 
 import jax
@@ -76,9 +77,20 @@ class Grid:
         return cls(scale, zero_point, int(bits))
 
 
-def covering(low: Array, high: Array, bits: int = BITS) -> Grid:
-    """The grid that spans [low, high] and holds 0 exactly; ``low`` <= 0 <= ``high``, float32 []."""
-    if bits == WIDE:
+def as_bits(bits: object) -> object:
+    """Bits as an ``int`` where they are a whole number of any type, NumPy's for one; else as they are."""
+    try:
+        return bits if isinstance(bits, bool) else operator.index(bits)
+    except TypeError:
+        return bits
+
+
+def covering(low: Array, high: Array, bits: int = BITS, *, centred: bool = False) -> Grid:
+    """The grid that spans [low, high] and holds 0 exactly; ``low`` <= 0 <= ``high``, float32 [].
+
+    It has zero point 0 if it is ``centred``, as all of 16 bits are.
+    """
+    if centred or bits == WIDE:
         return _centred(jnp.maximum(jnp.maximum(-low, high), SMALLEST_RANGE), bits)
     bottom, top = ends(bits)
     scale = jnp.maximum(high - low, SMALLEST_RANGE) * np.float32(1 / (top - bottom))

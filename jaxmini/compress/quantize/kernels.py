@@ -15,6 +15,7 @@ from jax import lax
 from jaxmini.compress.quantize.grid import (
     LARGEST_BIAS,
     SMALLEST_KERNEL,
+    as_bits,
     fake_quant_steps,
     straight_through,
 )
@@ -44,6 +45,7 @@ class Kernel:
     learned = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", as_bits(self.bits))
         name = type(self).__name__
         if not (isinstance(self.bits, int) and FEWEST_BITS <= self.bits <= MOST_BITS):
             raise ValueError(

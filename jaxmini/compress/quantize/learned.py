@@ -20,6 +20,7 @@ from jaxmini.compress.quantize.grid import (
     SMALLEST_RANGE,
     WIDE,
     Grid,
+    as_bits,
     covering,
     ends,
     fake_quant,
@@ -50,6 +51,7 @@ class Activation:
     rectified: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", as_bits(self.bits))
         name, bits = type(self).__name__, self.bits
         if type(bits) is not int or not (FEWEST_BITS <= bits <= BITS or bits == WIDE):
             raise ValueError(
@@ -62,8 +64,9 @@ class Activation:
             )
 
     def __repr__(self) -> str:
-        """Its fields; the bits only where they are not those of int8."""
-        names = [f.name for f in dataclasses.fields(self) if f.name != "bits" or self.bits != BITS]
+        """Its fields; those that are given by name only where they are not the usual, as the bits are."""
+        fields = dataclasses.fields(self)
+        names = [f.name for f in fields if not f.kw_only or getattr(self, f.name) != f.default]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
@@ -90,12 +93,26 @@ class Activation:
         return None
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class observed(Activation):
-    """Not learned: the grid follows the range of what is seen (Jacob et al., 2018)."""
+    """Not learned: the grid follows the range of what is seen (Jacob et al., 2018).
+
+    Attributes:
+        symmetric: zero point 0 and a step of ``max(-low, high) / 127``, for hardware that knows no zero
+            points; what a rectifier leaves then has half of the integers. Grids of 16 bits always are so.
+            Those that a kernel prescribes (of softmax), that are given or that a mask makes stay as they are,
+            and estimators search their clips as for asymmetric grids.
+    """
+
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.symmetric, bool):
+            raise TypeError(f"observed: symmetric is {self.symmetric!r}, expected True or False")
 
     def grid(self, start: Range, added: Added) -> Grid:
-        return covering(start["low"], start["high"], self.bits)
+        return covering(start["low"], start["high"], self.bits, centred=self.symmetric)
 
     def fake_quant(self, values: Array, start: Range, added: Added) -> jax.Array:
         return fake_quant(values, self.grid(start, added))

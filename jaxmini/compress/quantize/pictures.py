@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from jaxmini.compress.quantize.inputs import batches_of
 from jaxmini.compress.quantize.transform import is_quantized
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array
@@ -22,22 +23,18 @@ def checked_batches(where: str, model: Model, batches: Iterable[Array]) -> tuple
         batches: inputs as the model takes them, [B, H, W, C] float32.
 
     Raises:
+        TypeError: a batch is no array.
         ValueError: the model is not quantized, there are no pictures, one is not finite, or an array was
             given for batches.
     """
     if not is_quantized(model):
         raise ValueError(f"{where}: the model is not quantized: give it quantize(model)")
-    if hasattr(batches, "shape"):
-        raise ValueError(f"{where}: got one array, expected batches of pictures: write [images]")
-    kept = tuple(batch for batch in batches if len(batch))
-    if not kept:
-        raise ValueError(
-            f"{where}: there are no pictures to see: give it a few hundred, in batches"
-        )
-    for number, batch in enumerate(kept):
+    kept = []
+    for number, batch in batches_of(where, batches):
         if not np.all(np.isfinite(batch)):
             raise ValueError(
                 f"{where}: the numbers of batch {number} are not finite (NaN or infinity): look at how "
                 "its pictures are normalised"
             )
-    return kept
+        kept.append(batch)
+    return tuple(kept)

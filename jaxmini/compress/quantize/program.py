@@ -16,6 +16,7 @@ from jax.extend import core
 
 from jaxmini.compress.quantize.forms import form_of
 from jaxmini.compress.quantize.sections import PARTS, Joined, sections, taken
+from jaxmini.compress.quantize.tracing import explained
 from jaxmini.compress.quantize.unrolling import Scope, unroll
 from jaxmini.compress.quantize.widening import is_float_cast, wide_array, wide_type, widened
 from jaxmini.model import Model, Variables
@@ -144,10 +145,12 @@ def trace(model: Model, variables: Variables, inputs: PyTree) -> Program:
     """The program of ``model.apply(variables, inputs, train=False)[0]``; arrays or ShapeDtypeStructs.
 
     Raises:
-        ValueError: the model changes its variables in inference, or does not map one array to one array.
+        ValueError: the model changes its variables in inference, or does not map one array to one array; or
+            as ``explained``.
     """
     try:
-        closed = jax.make_jaxpr(functools.partial(_infer, model))(variables, inputs)
+        with explained("quantize", model, variables, inputs):
+            closed = jax.make_jaxpr(functools.partial(_infer, model))(variables, inputs)
     except flax.errors.ModifyScopeVariableError as error:
         raise ValueError(
             "quantize: the model updates its statistics at train=False, so it runs BatchNorm on batch "

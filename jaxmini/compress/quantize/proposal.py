@@ -21,8 +21,9 @@ def propose(sensitivity: Sensitivity, byte_budget: int) -> tuple[rule, ...]:
 
     Args:
         sensitivity: of the network.
-        byte_budget: for the kernels and biases as a file stores them: 4-bit kernels packed, of any others
-            a byte a weight. Scales, names and the program come on top.
+        byte_budget: for the kernels and biases as a file of ``Layout(int4=True)`` stores them: those of at
+            most 4 bits packed but for depthwise ones, of any others a byte a weight. Scales, names and the
+            program come on top.
 
     Raises:
         ValueError: there is no kernel, or no choice fits; says the smallest size there is.
@@ -42,9 +43,9 @@ def propose(sensitivity: Sensitivity, byte_budget: int) -> tuple[rule, ...]:
     )
 
 
-def bytes_of(sensitivity: Sensitivity, bits: dict[str, int]) -> int:
-    """Of the kernels and biases in a file, with these bits a kernel."""
-    return sum(kernel.bytes(bits[kernel.name]) for kernel in sensitivity.kernels)
+def bytes_of(sensitivity: Sensitivity, bits: dict[str, int], *, int4: bool = True) -> int:
+    """Of the kernels and biases in a file with these bits a kernel, of ``Layout(int4=True)`` or without."""
+    return sum(kernel.bytes(bits[kernel.name], int4=int4) for kernel in sensitivity.kernels)
 
 
 def _smallest(kernel: KernelSensitivity) -> int:

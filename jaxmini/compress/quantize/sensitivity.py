@@ -13,6 +13,7 @@ import numpy as np
 from jaxmini.compress.quantize.evaluate import Float, evaluate
 from jaxmini.compress.quantize.grid import Grid, fake_quant
 from jaxmini.compress.quantize.kernels import FEWEST_BITS, MOST_BITS, Kernel, per_channel
+from jaxmini.compress.quantize.packing import is_packable, stored_bytes
 from jaxmini.compress.quantize.pictures import checked_batches
 from jaxmini.compress.quantize.plan import Plan, Weighted
 from jaxmini.compress.quantize.stored import KernelState, floats_of, in_force
@@ -25,7 +26,6 @@ Measure: TypeAlias = Callable[[Array, Array], Array]
 Weights: TypeAlias = dict[str, tuple[Array, Array]]
 
 ALL_BITS = tuple(range(FEWEST_BITS, MOST_BITS + 1))
-BYTES_OF_BIAS = 4
 PER_CHANNEL = per_channel()
 
 
@@ -49,16 +49,21 @@ class KernelSensitivity:
         weights: numbers in it.
         channels: of its output; each has a bias.
         costs: by bits.
+        packable: whether a file can store it two numbers to a byte, if it has at most four bits.
+        bias_bytes: of the bias of a channel.
     """
 
     name: str
     weights: int
     channels: int
     costs: Mapping[int, float]
+    packable: bool = True
+    bias_bytes: int = 4
 
-    def bytes(self, bits: int) -> int:
-        """Of the kernel and its bias in a file."""
-        return stored_bytes(self.weights, bits) + BYTES_OF_BIAS * self.channels
+    def bytes(self, bits: int, *, int4: bool = True) -> int:
+        """Of the kernel and its bias in a file, of ``Layout(int4=True)`` or of one without."""
+        kernel = stored_bytes(self.weights, bits, packed=int4 and self.packable)
+        return kernel + self.bias_bytes * self.channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +110,6 @@ class Sensitivity:
         return "\n".join(lines)
 
 
-def stored_bytes(weights: int, bits: int) -> int:
-    """What a file stores a kernel in: 4 bits are packed two a byte, any others are an int8 each."""
-    return -(-weights // 2) if bits == 4 else weights
-
-
 def sensitivity_of(
     model: Model,
     variables: Variables,
@@ -137,7 +137,8 @@ def sensitivity_of(
     Source: the analysis of single layers in Wu et al., Integer Quantization for Deep Learning Inference
     (2020), partial quantization.
     """
-    roundings = {b: dataclasses.replace(kernel, bits=b) for b in sorted(set(bits))}
+    kinds = (dataclasses.replace(kernel, bits=b) for b in sorted(set(bits)))
+    roundings = {kind.bits: kind for kind in kinds}
     if not roundings:
         raise ValueError("sensitivity: there are no bits to round kernels to")
     batches = checked_batches("sensitivity", model, batches)
@@ -146,8 +147,16 @@ def sensitivity_of(
     for group in trial.plan.weighted:
         folded, _ = trial.weights[group.name]
         costs = {b: trial.kernel_cost(group, rounding) for b, rounding in roundings.items()}
-        channels = math.prod(group.channels)
-        kernels.append(KernelSensitivity(group.name, folded.size, channels, costs))
+        kernels.append(
+            KernelSensitivity(
+                group.name,
+                folded.size,
+                math.prod(group.channels),
+                costs,
+                is_packable(trial.plan, group),
+                trial.plan.bias_type.itemsize,
+            )
+        )
     activations = {site: trial.activation_cost(site) for site in trial.plan.sites}
     name = getattr(measure, "__name__", type(measure).__name__)
     pictures = sum(map(len, batches))

@@ -19,6 +19,7 @@ from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.fake import FakeQuant, Train
 from jaxmini.compress.quantize.float_runs import group_kernels
 from jaxmini.compress.quantize.grid import BITS, WIDE, Grid
+from jaxmini.compress.quantize.inputs import batches_of, check_array
 from jaxmini.compress.quantize.islands import float_island
 from jaxmini.compress.quantize.kernels import Kernel, per_channel
 from jaxmini.compress.quantize.learned import Activation, observed
@@ -50,6 +51,7 @@ class int8:
 
     ``int8(activation=observed(bits=16))`` is W8A16: activations on symmetric grids of 16 bits, in a file
     of variant ``int16x8``. Fewer bits than 8, as ``lsq(bits=4)``, are for training and simulation.
+    ``int8(activation=observed(symmetric=True))`` gives 8-bit activations zero point 0.
 
     Attributes:
         momentum: of the moving average of ranges in training, 0..1; 1 leaves them as calibrated.
@@ -193,7 +195,9 @@ def make_plan(
         inputs: [B, H, W, C], an array or a ShapeDtypeStruct.
 
     Raises:
-        ValueError: as ``quantize``.
+        TypeError: the inputs are no array.
+        ValueError: as ``quantize``, or the inputs have a size that is not known, or the variables are not
+            this model's; names them.
     """
     scheme: Scheme = int8()
     if is_quantized(model):
@@ -220,21 +224,21 @@ def calibrate(
             there is the scheme's.
 
     Raises:
-        ValueError: the model is not quantized, there is no batch, the numbers at a site are not finite
-            (names the site), an estimator clips all that a site holds, or is given for ``weights_only``.
+        TypeError: a batch is no array.
+        ValueError: the model is not quantized, there is no picture, an array was given for batches, the
+            numbers at a site are not finite (names the site), an estimator clips all that a site holds, or is
+            given for ``weights_only``.
     """
     if not is_quantized(model):
         raise ValueError("calibrate: the model has no ranges: give it quantize(model)")
     floats, (of, scheme, grid), known = floats_of(variables), model.apply.args, {}
     choices = _observing(scheme, estimator)
-    observe, plan = jax.jit(functools.partial(_observe, of, choices, grid)), None
-    for number, batch in enumerate(batches):
+    observe = jax.jit(functools.partial(_observe, of, choices, grid))
+    for number, batch in batches_of("calibrate", batches):
         plan = _plan(of, choices, grid, floats, batch)
         if plan.rounds_kernels_alone:  # no grid waits for numbers
             break
         known = gathered(plan, known, jax.device_get(observe(floats, batch)), number)
-    if plan is None:
-        raise ValueError("calibrate: there are no batches to see")
     observing, plan = plan, _plan(of, scheme.choices, grid, floats, batch)
     ranges = settled(observing, known, plan)
     first = _fresh(scheme, plan, floats)
@@ -271,6 +275,7 @@ def _fresh(scheme: Scheme, plan: Plan, floats: Variables) -> Stored:
 def _plan(
     model: Model, choices: Choices, grid: Grid | None, variables: Variables, inputs: PyTree
 ) -> Plan:
+    check_array("quantize: the model's input", inputs)
     leaves, tree = jax.tree.flatten((floats_of(variables), inputs))
     types = tuple((tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves)
     kernels_alone = choices.activation is None
@@ -296,6 +301,7 @@ def _grouped(
 def _init(
     model: Model, grid: Grid | None, key: jax.Array, inputs: PyTree, *, scheme: Scheme = int8()
 ) -> Variables:
+    check_array("quantize: the model's input", inputs)
     variables = model.init(key, inputs)
     if RANGES in variables:
         raise ValueError(

@@ -166,7 +166,7 @@ def test_other_things_than_estimators_are_refused():
         int8(estimator=mse)
     with pytest.raises(TypeError, match="int8: kernel is 8, expected one as per_tensor()"):
         int8(kernel=8)
-    with pytest.raises(ValueError, match="no batches"):
+    with pytest.raises(ValueError, match="calibrate: there are no pictures to see"):
         calibrate(quantize(MODEL), variables, [], mse())
 
 

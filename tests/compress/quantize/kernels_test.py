@@ -117,7 +117,13 @@ def test_vmap_is_a_loop():
         np.testing.assert_allclose(scale, scale_of_traced(rounding, kernel), rtol=1e-6)
 
 
-@pytest.mark.parametrize("bits", [1, 9, 0, 4.0, "8"])
+@pytest.mark.parametrize("bits", [np.int64(4), np.uint8(4), jnp.int32(4)])
+def test_bits_of_any_whole_type_are_bits(bits):
+    assert per_channel(bits=bits) == per_channel(bits=4)
+    assert type(per_tensor(bits=bits).bits) is int
+
+
+@pytest.mark.parametrize("bits", [1, 9, 0, 4.0, "8", True, np.float64(4), np.int64(9)])
 def test_other_bits_are_refused(bits):
     with pytest.raises(ValueError, match="per_tensor: bits is .*expected an integer 2..8"):
         per_tensor(bits=bits)

@@ -210,7 +210,7 @@ def test_value_and_gradients_are_the_papers(kind, seed, signed, part):
         assert abs(to_added[name] - grad) < 1e-4 * terms * factor * (1 + abs(grad)), name
 
 
-@pytest.mark.parametrize("kind", [*KINDS, observed()], ids=repr)
+@pytest.mark.parametrize("kind", [*KINDS, observed(), observed(symmetric=True)], ids=repr)
 @given(seed=st.integers(0, 10_000), part=st.sampled_from([0.4, 1.3]))
 def test_training_rounds_as_inference_does(kind, seed, part):
     values = draw(seed, signed=not kind.rectified)
@@ -246,7 +246,7 @@ def test_masks_at_the_clips_are_the_papers():
     np.testing.assert_allclose(grads["offset"], 3 / np.sqrt(5 * 255), rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, observed()], ids=repr)
+@pytest.mark.parametrize("kind", [*KINDS, observed(), observed(symmetric=True)], ids=repr)
 @pytest.mark.parametrize("range_", [(0, 0), (-1e-30, 0), (0, 1e-30), (-1e30, 1e30), (-5, 0)])
 @pytest.mark.parametrize("more", [0.0, -1e4, 1e4])
 def test_nothing_is_degenerate_enough_for_nan(kind, range_, more):
@@ -351,6 +351,41 @@ def test_a_grid_of_few_bits_starts_at_the_range(kind, bits, low, high):
     assert top >= high - slack
 
 
+@given(low=st.floats(-1e3, 0, width=32), high=st.floats(0, 1e3, width=32), bits=st.integers(2, 8))
+def test_a_symmetric_grid_has_zero_point_0_and_covers_both_ends(low, high, bits):
+    start = {"low": jnp.float32(low), "high": jnp.float32(high)}
+    kind = observed(bits=bits, symmetric=True)
+    grid, top = kind.grid(start, {}), 2 ** (bits - 1) - 1
+    assert int(grid.zero_point) == 0
+    assert grid.bits == bits
+    largest = max(-np.float64(low), np.float64(high), 1e-8)
+    np.testing.assert_allclose(float(grid.scale), largest / top, rtol=1e-6)
+    ends = np.float32([[low, 0, high]])
+    np.testing.assert_allclose(
+        kind.fake_quant(ends, start, {}), ends, atol=0.5001 * float(grid.scale)
+    )
+    for end in (low, high):  # of the two the larger is a number of the grid
+        if abs(end) == largest:
+            rounded = kind.fake_quant(np.float32([[end]]), start, {})
+            np.testing.assert_allclose(rounded, [[end]], rtol=1e-6)
+
+
+def test_grids_of_16_bits_are_symmetric_anyway():
+    start = {"low": jnp.float32(-1), "high": jnp.float32(3)}
+    asked, always = (observed(bits=16, symmetric=s).grid(start, {}) for s in (True, False))
+    assert (asked.scale, asked.zero_point) == (always.scale, always.zero_point)
+    with pytest.raises(TypeError, match="observed: symmetric is 1, expected True or False"):
+        observed(symmetric=1)
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.uint8, np.int32])
+def test_bits_of_numpy_are_bits(whole):
+    assert lsq(bits=whole(4)) == lsq(bits=4)
+    assert type(observed(bits=whole(16)).bits) is int
+    with pytest.raises(ValueError, match="lsq: bits is 9, expected an integer 2..8"):
+        lsq(bits=whole(9))
+
+
 def test_bits_that_there_are_not():
     for bits in (1, 9, 15, 17, 4.0, True, None):
         with pytest.raises(
@@ -364,10 +399,11 @@ def test_bits_that_there_are_not():
 
 
 def test_kinds_are_printed_with_their_bits_where_these_are_others():
-    kinds = (observed(), observed(bits=16), lsq(bits=4), pact(0.1), tqt(bits=3))
-    assert [str(kind) for kind in kinds] == [
+    kinds = (observed(), observed(bits=16), observed(symmetric=True), lsq(bits=4), pact(0.1))
+    assert [str(kind) for kind in (*kinds, tqt(bits=3))] == [
         "observed()",
         "observed(bits=16)",
+        "observed(symmetric=True)",
         "lsq(bits=4)",
         "pact(l2=0.1)",
         "tqt(bits=3, power_of_two=True)",

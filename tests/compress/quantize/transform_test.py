@@ -244,7 +244,7 @@ def test_bad_settings_are_refused(residual):
         quantize(model, input_grid=Grid(1.0, 0.5))
     with pytest.raises(ValueError, match="give it quantize"):
         calibrate(model, variables, [pictures()])
-    with pytest.raises(ValueError, match="no batches"):
+    with pytest.raises(ValueError, match="calibrate: there are no pictures to see"):
         calibrate(quantize(model), variables, [])
 
 
