@@ -1,6 +1,5 @@
 """The jax2tf back end: JAX function -> ``jax2tf.convert`` -> SavedModel -> TFLiteConverter -> .tflite."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,17 +94,17 @@ def saved_model(
         lambda leaves, image: function(jax.tree.unflatten(treedef, leaves), image), specs, image
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="jaxmini-") as work:
-        Path(work, "program.jax").write_bytes(exported.serialize())
+    with converter.workspace() as work:
+        (work / "program.jax").write_bytes(exported.serialize())
         arrays = {f"{index:05d}": np.asarray(leaf) for index, leaf in enumerate(leaves)}
-        np.savez(Path(work, "variables.npz"), **arrays)
+        np.savez(work / "variables.npz", **arrays)
         options = {
             "input_shape": [None, *image.shape[1:]],
             "input_dtype": image.dtype.name,
             "outputs": [OUTPUT],
             "saved_model": str(folder.resolve()),
         }
-        converter.run(CONVERTER, Path(work), options)
+        converter.run(CONVERTER, work, options)
 
 
 def _signature(exported: jax.export.Exported, outputs: tuple[str, ...]) -> dict[str, object]:
@@ -120,7 +119,7 @@ def _signature(exported: jax.export.Exported, outputs: tuple[str, ...]) -> dict[
 
 
 def _run(name: str, program: bytes, options: dict[str, object]) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
-        Path(folder, name).write_bytes(program)
-        converter.run(CONVERTER, Path(folder), options)
-        return Path(folder, "model.tflite").read_bytes()
+    with converter.workspace() as folder:
+        (folder / name).write_bytes(program)
+        converter.run(CONVERTER, folder, options)
+        return (folder / "model.tflite").read_bytes()

@@ -1,6 +1,5 @@
 """The litert back end: JAX function -> StableHLO -> litert-converter -> .tflite, without TensorFlow."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def convert(
     converter.require("litert_converter", "litert")
     program = portable(lower(function, image))
     options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": list(outputs)}
-    with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
-        Path(folder, "program.stablehlo").write_bytes(program)
-        converter.run(CONVERTER, Path(folder), options)
-        return Path(folder, "model.tflite").read_bytes()
+    with converter.workspace() as folder:
+        (folder / "program.stablehlo").write_bytes(program)
+        converter.run(CONVERTER, folder, options)
+        return (folder / "model.tflite").read_bytes()

@@ -16,6 +16,7 @@ import numpy as np
 from jaxmini.compress.quantize.transform import is_quantized, is_weights_only
 from jaxmini.export import (
     bits,
+    custom_calls,
     edges,
     features,
     flatbuffer,
@@ -96,7 +97,8 @@ def tflite(
             metadata for other readers.
 
     Raises:
-        ValueError: unknown variant or backend, or a variant or layout that the model cannot have.
+        ValueError: unknown variant or backend, a variant or layout that the model cannot have, or an
+            operation without a TFLite form; names it.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
         ConstraintError, ParityError: the converter wrote a file that does not hold the trained integers.
@@ -163,6 +165,7 @@ def _float_file(artifact: Artifact, variant: Variant, backend: Backend, layout: 
         )
     else:
         content = _narrowed(litert.convert(function, image, outputs), variant)
+    custom_calls.require_none(content)
     return content if layout.embedding is None else signatures.split(content)
 
 
