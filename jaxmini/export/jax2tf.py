@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmini.export import converter
+from jaxmini.export import converter, custom_calls
 from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import OUTPUT
 from jaxmini.state import PyTree
@@ -35,11 +35,13 @@ def convert(
         dynamic_int8: store the larger weights in int8 and quantize activations while the file runs.
 
     Raises:
+        ValueError: the function has an operation without a TFLite form.
         ImportError: TensorFlow is not installed.
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
     exported = lower(function, image)
+    custom_calls.require_none(exported)
     options = _signature(exported, outputs) | {
         "tflite": {"strict": False, "float16": float16, "dynamic_int8": dynamic_int8}
     }
@@ -56,11 +58,13 @@ def convert_annotated(
     Arguments as of ``convert``.
 
     Raises:
+        ValueError: the function has an operation without a TFLite form.
         ImportError: TensorFlow is not installed.
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
     exported = lower(function, image)
+    custom_calls.require_none(exported)
     options = _signature(exported, outputs) | {
         "tflite": {"strict": True, "float16": False, "dynamic_int8": False}
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jaxmini.export import converter
+from jaxmini.export import converter, custom_calls
 from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
 
@@ -26,11 +26,14 @@ def convert(
         outputs: names of the outputs.
 
     Raises:
+        ValueError: the function has an operation without a TFLite form.
         ImportError: litert-converter is not installed.
         ConversionError: the converter failed.
     """
     converter.require("litert_converter", "litert")
-    program = portable(lower(function, image))
+    exported = lower(function, image)
+    custom_calls.require_none(exported)
+    program = portable(exported)
     options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": list(outputs)}
     with converter.workspace() as folder:
         (folder / "program.stablehlo").write_bytes(program)

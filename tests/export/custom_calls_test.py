@@ -1,5 +1,6 @@
-"""Custom calls: a network that XLA alone can run is refused by the names of what it calls."""
+"""Custom calls: a network that XLA alone can run is refused by their names, before any converter starts."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -8,37 +9,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmini.export import Artifact, flatbuffer, tflite
+from jaxmini.export import Artifact, converter, tflite
 from jaxmini.export.custom_calls import custom_calls, require_none
+from jaxmini.export.lowering import lower
 from jaxmini.model import from_linen
 from tests.export.conftest import LABELS, NORMALIZATION, SHAPE
-from tests.export.single import single
+
+MATRIX = jax.ShapeDtypeStruct((1, 4, 4), np.dtype(np.float32))
+QR = ("ProductOfElementaryHouseholderReflectors", "Qr")
 
 
-def calling(*targets: str | None) -> bytes:
-    """A file of as many custom calls."""
-    schema = flatbuffer.schema_module()
-    model = flatbuffer.load(bytearray(single("ABS", np.float32)))
-    (code,), (graph,) = model.operatorCodes, model.subgraphs
-    code.builtinCode, code.deprecatedBuiltinCode = schema.BuiltinOperator.STABLEHLO_CUSTOM_CALL, 127
-    (op,) = graph.operators
-    graph.operators = []
-    for target in targets:
-        call, options = schema.OperatorT(), schema.StablehloCustomCallOptionsT()
-        call.inputs, call.outputs, options.callTargetName = op.inputs, op.outputs, target
-        call.builtinOptions2 = options
-        call.builtinOptions2Type = schema.BuiltinOptions2.StablehloCustomCallOptions
-        graph.operators.append(call)
-    return flatbuffer.dump(model)
+def repeated(x: jax.Array) -> jax.Array:
+    """The same within the body of a loop."""
+    return jax.lax.fori_loop(0, 3, lambda _, x: jnp.linalg.qr(x)[0], x)
 
 
-def test_calls_are_told_once_by_their_names():
-    assert custom_calls(calling("Qr", "Eigh", "Qr")) == ("Eigh", "Qr")
-    assert custom_calls(calling(None)) == ("one without a name",)
-    assert custom_calls(single("ABS")) == ()
-    require_none(single("ABS"))
-    with pytest.raises(ValueError, match="operations without a TFLite form: Eigh, Qr .as XLA"):
-        require_none(calling("Qr", "Eigh"))
+@pytest.mark.parametrize(
+    ("function", "calls"),
+    [
+        (jax.lax.erf, ()),
+        (lambda x: jax.lax.top_k(x, 2)[0], ()),
+        (lambda x: jax.image.resize(x, (1, 8, 8), "cubic"), ()),
+        (lambda x: jnp.linalg.qr(x)[0], QR),
+        (lambda x: jnp.linalg.eigh(x)[1] + jnp.linalg.qr(x)[0], ("Eigh", *QR)),
+        (repeated, QR),
+    ],
+)
+def test_calls_are_told_once_by_their_names(function: Callable, calls: tuple[str, ...]):
+    assert custom_calls(lower(function, MATRIX)) == calls
+
+
+def test_none_is_what_most_programs_have():
+    require_none(lower(jnp.abs, MATRIX))
 
 
 class Orthogonal(nn.Module):
@@ -52,12 +54,16 @@ class Orthogonal(nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["litert", "jax2tf"])
-def test_a_network_with_one_is_refused_and_no_file_written(backend: str, tmp_path: Path):
+def test_a_network_with_one_is_refused_before_it_is_converted(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     model = from_linen(Orthogonal())
     variables = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     artifact = Artifact(model, variables, LABELS, NORMALIZATION, SHAPE)
+    monkeypatch.setattr(converter, "run", lambda *_: pytest.fail("it was converted"))
     with pytest.raises(
-        ValueError, match="tflite: the model has operations without a TFLite form: .*Qr"
+        ValueError,
+        match=f"tflite: the model has operations without a TFLite form: {', '.join(QR)} ",
     ):
         tflite(artifact, tmp_path / "a.tflite", backend=backend)
     assert list(tmp_path.iterdir()) == []
