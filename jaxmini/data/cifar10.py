@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmini.data import damage
 from jaxmini.data.dataset import Dataset, Split
 from jaxmini.data.tfds import DATA_DIR, data_dir, tfds
 
@@ -63,15 +64,16 @@ def _load(place: Path) -> Dataset:
 
 def _decode(path: Path) -> tuple[Split, tuple[str, ...]]:
     """The pictures of one file: planes G, R-G, B-G, as differences along both axes modulo 256."""
-    with np.load(path, allow_pickle=False) as stored:
-        planes = np.cumsum(stored["residual"], axis=2, dtype=np.uint8)
-        label, classes = stored["label"].astype(np.int32), tuple(stored["classes"].tolist())
-    green, red, blue = np.cumsum(planes, axis=3, dtype=np.uint8)
-    image = np.stack([red + green, green, blue + green], axis=-1)
+    with damage.named(path, "CIFAR-10's container", "replace it"):
+        residual, label, names = damage.arrays(path, ("residual", "label", "classes"))
+        planes = np.cumsum(residual, axis=2, dtype=np.uint8)
+        green, red, blue = np.cumsum(planes, axis=3, dtype=np.uint8)
+        image = np.stack([red + green, green, blue + green], axis=-1)
+        split, classes = Split(image, label.astype(np.int32)), tuple(names.tolist())
     found = hashlib.sha256(image.data).hexdigest()
     if found != CONTAINER[path.name]:
         raise ValueError(
             f"{path}: its pixels have SHA-256 {found}, expected {CONTAINER[path.name]}; "
             "the file is not the one it should be: replace it"
         )
-    return Split(image, label), classes
+    return split, classes

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
+
+from jaxmini.data import damage
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # Pillow would cut values above 8 bits off at 255 when it converts these.
@@ -23,21 +25,18 @@ def read(path: Path, size: int | None, channels: int) -> np.ndarray:
     Raises:
         ValueError: the file is no whole picture, or has more than 8 bits a channel; names the file.
     """
-    try:
-        with Image.open(path) as opened:
-            if opened.mode in DEEP_MODES:
-                raise ValueError(
-                    f"{path}: pixels of mode {opened.mode!r} have more than 8 bits a channel; "
-                    "save the picture with 8 bits"
-                )
+    with damage.named(path, "a picture", "replace or remove the file"), Image.open(path) as opened:
+        mode = opened.mode
+        if mode not in DEEP_MODES:
             picture = _flatten(ImageOps.exif_transpose(opened))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow's signs of damage
+            picture = picture.convert("L" if channels == 1 else "RGB")
+            if size is not None:
+                picture = fit(picture, size)
+    if mode in DEEP_MODES:
         raise ValueError(
-            f"{path}: cannot be read as a picture ({error}); replace or remove the file"
-        ) from error
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    if size is not None:
-        picture = fit(picture, size)
+            f"{path}: pixels of mode {mode!r} have more than 8 bits a channel; "
+            "save the picture with 8 bits"
+        )
     return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
 

@@ -15,11 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from jaxmini.data import pictures
+from jaxmini.data import damage, pictures
 from jaxmini.data.dataset import Dataset, Split
 
 DATA_DIR = "JAXMINI_DATA_DIR"
 CACHE_DIR = "JAXMINI_CACHE_DIR"
+# Of a prepared file: its arrays, and what to do where they are not those that were written.
+ARRAYS = (
+    "train_image",
+    "train_label",
+    "test_image",
+    "test_label",
+    "labels",
+    "name",
+    "fingerprint",
+)
+REMEDY = "delete the file, it will be made again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,32 +182,30 @@ def _stack(images: Any, source: tfds) -> np.ndarray:
 def _write_arrays(file: Path, dataset: Dataset) -> None:
     """Write the dataset so that no reader, in this or another process, ever sees half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    content = (
+        dataset.train.image,
+        dataset.train.label,
+        dataset.test.image,
+        dataset.test.label,
+        np.array(dataset.labels),
+        np.array(dataset.name),
+        np.array(dataset.fingerprint()),
+    )
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as draft:
-        np.savez(
-            draft,
-            train_image=dataset.train.image,
-            train_label=dataset.train.label,
-            test_image=dataset.test.image,
-            test_label=dataset.test.label,
-            labels=np.array(dataset.labels),
-            name=np.array(dataset.name),
-            fingerprint=np.array(dataset.fingerprint()),
-        )
+        np.savez(draft, **dict(zip(ARRAYS, content, strict=True)))
     os.replace(draft.name, file)
 
 
 def _read_arrays(file: Path) -> Dataset:
-    with np.load(file, allow_pickle=False) as stored:
-        dataset = Dataset(
-            str(stored["name"]),
-            Split(stored["train_image"], stored["train_label"]),
-            Split(stored["test_image"], stored["test_label"]),
-            tuple(stored["labels"].tolist()),
+    with damage.named(file, "a prepared dataset", REMEDY):
+        train_image, train_label, test_image, test_label, labels, name, fingerprint = damage.arrays(
+            file, ARRAYS
         )
-        expected = str(stored["fingerprint"])
-    if dataset.fingerprint() != expected:
+        train, test = Split(train_image, train_label), Split(test_image, test_label)
+        dataset = Dataset(str(name), train, test, tuple(labels.tolist()))
+    if dataset.fingerprint() != str(fingerprint):
         raise ValueError(
             f"{file}: its content is not what was written (fingerprint {dataset.fingerprint()}, "
-            f"expected {expected}); delete the file, it will be made again"
+            f"expected {fingerprint}); {REMEDY}"
         )
     return dataset

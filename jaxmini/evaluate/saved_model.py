@@ -1,6 +1,5 @@
 """A TensorFlow SavedModel as a Predict: a child process loads and runs it, and alone sees TensorFlow."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +38,9 @@ def saved_model_predict(folder: Path | str) -> Predict:
             "input": description["input"]["name"],
             "output": description["output"]["name"],
         }
-        with tempfile.TemporaryDirectory(prefix="jaxmini-") as work:
-            np.save(Path(work, "images.npy"), images)
-            converter.run(RUNNER, Path(work), options)
-            return np.load(Path(work, "logits.npy"), allow_pickle=False)
+        with converter.workspace() as work:
+            np.save(work / "images.npy", images)
+            converter.run(RUNNER, work, options)
+            return np.load(work / "logits.npy", allow_pickle=False)
 
     return predict_images

@@ -24,6 +24,8 @@ from jaxmini.state import PyTree
 MANIFEST = "artifact.json"
 VARIABLES = "variables.npz"
 FORMAT = 1
+# Of an artifact that is not what was written.
+REMEDY = "bring the file back from a copy, or train it again, a run's with --fresh"
 
 Predict = Callable[[jax.Array], jax.Array]
 
@@ -148,7 +150,7 @@ def load(folder: Path | str) -> Artifact:
     for name, digest in manifest["files"].items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
             raise ValueError(
-                f"{folder / name}: its SHA-256 is not the one in {MANIFEST}; it was changed"
+                f"{folder / name}: its SHA-256 is not the one in {MANIFEST}; it was changed: {REMEDY}"
             )
     return Artifact(
         model=record.rebuild(manifest["model"]),
@@ -184,9 +186,13 @@ def _read_manifest(path: Path) -> dict[str, record.Json]:
         manifest = json.loads(path.read_text())
         digest = manifest.pop("digest")
     except (ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: damaged, not the manifest of an artifact ({error})") from error
+        raise ValueError(
+            f"{path}: damaged, not the manifest of an artifact ({error}): {REMEDY}"
+        ) from error
     if record.digest(manifest) != digest:
-        raise ValueError(f"{path}: its content is not what its digest says; it was changed")
+        raise ValueError(
+            f"{path}: its content is not what its digest says; it was changed: {REMEDY}"
+        )
     if manifest["format"] != FORMAT:
         raise ValueError(f"{path}: format {manifest['format']}; this version reads {FORMAT}")
     return manifest

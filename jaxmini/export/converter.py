@@ -3,17 +3,19 @@
 A folder is the whole protocol: the program and ``options.json`` go in, ``model.tflite`` comes out.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from jaxmini.export import versions
+from jaxmini.export import versions, whole
 from jaxmini.near_miss import did_you_mean
 from jaxmini.record import Json
 
@@ -68,6 +70,17 @@ def require_known(what: str, name: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"tflite: unknown {what} {name!r}; there are {there}")
 
 
+@contextlib.contextmanager
+def workspace() -> Iterator[Path]:
+    """A folder for ``run``, where this system keeps what is temporary; removed at the end.
+
+    Raises:
+        OSError: of the disk, that of a full one say; names the folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder, whole.naming(Path(folder)):
+        yield Path(folder)
+
+
 def run(script: Path, folder: Path, options: Mapping[str, Json]) -> None:
     """Run a converter's script on a folder.
 
@@ -77,7 +90,8 @@ def run(script: Path, folder: Path, options: Mapping[str, Json]) -> None:
         options: what the converter reads from ``options.json``.
 
     Raises:
-        ConversionError: the converter ended with an error or was killed by a signal.
+        ConversionError: the converter ended with an error or was killed by a signal; names the folder, which
+            may be what was full.
     """
     (folder / "options.json").write_text(json.dumps(options))
     child = subprocess.run(
@@ -90,7 +104,9 @@ def run(script: Path, folder: Path, options: Mapping[str, Json]) -> None:
     )
     if child.returncode != 0:
         tail = "\n".join(child.stderr.strip().splitlines()[-TAIL_LINES:])
-        raise ConversionError(f"{script.name} {_ending(child.returncode)}; its last words:\n{tail}")
+        raise ConversionError(
+            f"{script.name} {_ending(child.returncode)}, in {folder}; its last words:\n{tail}"
+        )
 
 
 def _ending(code: int) -> str:

@@ -1,6 +1,5 @@
 """The jax2tf back end: JAX function -> ``jax2tf.convert`` -> SavedModel -> TFLiteConverter -> .tflite."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmini.export import converter
+from jaxmini.export import converter, custom_calls
 from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import OUTPUT
 from jaxmini.state import PyTree
@@ -36,11 +35,13 @@ def convert(
         dynamic_int8: store the larger weights in int8 and quantize activations while the file runs.
 
     Raises:
+        ValueError: the function has an operation without a TFLite form.
         ImportError: TensorFlow is not installed.
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
     exported = lower(function, image)
+    custom_calls.require_none(exported)
     options = _signature(exported, outputs) | {
         "tflite": {"strict": False, "float16": float16, "dynamic_int8": dynamic_int8}
     }
@@ -57,11 +58,13 @@ def convert_annotated(
     Arguments as of ``convert``.
 
     Raises:
+        ValueError: the function has an operation without a TFLite form.
         ImportError: TensorFlow is not installed.
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
     exported = lower(function, image)
+    custom_calls.require_none(exported)
     options = _signature(exported, outputs) | {
         "tflite": {"strict": True, "float16": False, "dynamic_int8": False}
     }
@@ -95,17 +98,17 @@ def saved_model(
         lambda leaves, image: function(jax.tree.unflatten(treedef, leaves), image), specs, image
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="jaxmini-") as work:
-        Path(work, "program.jax").write_bytes(exported.serialize())
+    with converter.workspace() as work:
+        (work / "program.jax").write_bytes(exported.serialize())
         arrays = {f"{index:05d}": np.asarray(leaf) for index, leaf in enumerate(leaves)}
-        np.savez(Path(work, "variables.npz"), **arrays)
+        np.savez(work / "variables.npz", **arrays)
         options = {
             "input_shape": [None, *image.shape[1:]],
             "input_dtype": image.dtype.name,
             "outputs": [OUTPUT],
             "saved_model": str(folder.resolve()),
         }
-        converter.run(CONVERTER, Path(work), options)
+        converter.run(CONVERTER, work, options)
 
 
 def _signature(exported: jax.export.Exported, outputs: tuple[str, ...]) -> dict[str, object]:
@@ -120,7 +123,7 @@ def _signature(exported: jax.export.Exported, outputs: tuple[str, ...]) -> dict[
 
 
 def _run(name: str, program: bytes, options: dict[str, object]) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
-        Path(folder, name).write_bytes(program)
-        converter.run(CONVERTER, Path(folder), options)
-        return Path(folder, "model.tflite").read_bytes()
+    with converter.workspace() as folder:
+        (folder / name).write_bytes(program)
+        converter.run(CONVERTER, folder, options)
+        return (folder / "model.tflite").read_bytes()

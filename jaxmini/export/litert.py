@@ -1,13 +1,12 @@
 """The litert back end: JAX function -> StableHLO -> litert-converter -> .tflite, without TensorFlow."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxmini.export import converter
+from jaxmini.export import converter, custom_calls
 from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
 
@@ -27,13 +26,16 @@ def convert(
         outputs: names of the outputs.
 
     Raises:
+        ValueError: the function has an operation without a TFLite form.
         ImportError: litert-converter is not installed.
         ConversionError: the converter failed.
     """
     converter.require("litert_converter", "litert")
-    program = portable(lower(function, image))
+    exported = lower(function, image)
+    custom_calls.require_none(exported)
+    program = portable(exported)
     options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": list(outputs)}
-    with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
-        Path(folder, "program.stablehlo").write_bytes(program)
-        converter.run(CONVERTER, Path(folder), options)
-        return Path(folder, "model.tflite").read_bytes()
+    with converter.workspace() as folder:
+        (folder / "program.stablehlo").write_bytes(program)
+        converter.run(CONVERTER, folder, options)
+        return (folder / "model.tflite").read_bytes()

@@ -4,14 +4,13 @@ import dataclasses
 import hashlib
 import platform
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from jaxmini.export import arena as memory
-from jaxmini.export import c_source, edges, flatbuffer, metadata, micro_operators
+from jaxmini.export import c_source, converter, edges, flatbuffer, metadata, micro_operators
 from jaxmini.export.arena import Arena, MicroError
 from jaxmini.export.artifact import Artifact
 from jaxmini.export.converter import Backend
@@ -112,8 +111,8 @@ def unfit(file: File) -> tuple[str, ...]:
 def _file(source: Artifact | Path | str | bytes, backend: Backend) -> Path | str | bytes:
     if not isinstance(source, Artifact):
         return source
-    with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
-        path = Path(folder, "model.tflite")
+    with converter.workspace() as folder:
+        path = folder / "model.tflite"
         return tflite(source, path, variant="int8", backend=backend).path.read_bytes()
 
 

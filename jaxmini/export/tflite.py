@@ -96,7 +96,8 @@ def tflite(
             metadata for other readers.
 
     Raises:
-        ValueError: unknown variant or backend, or a variant or layout that the model cannot have.
+        ValueError: unknown variant or backend, a variant or layout that the model cannot have, or an
+            operation without a TFLite form; names it.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
         ConstraintError, ParityError: the converter wrote a file that does not hold the trained integers.

@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from jaxmini.data import Split, measure
 from jaxmini.evaluate.accuracy import confusion
 from jaxmini.evaluate.fidelity import agreement, mean_kl
+from jaxmini.export import whole
 from jaxmini.run import process, ready, together
 from jaxmini.run.delivery import deliver
 from jaxmini.run.gates import asks_for_micro
@@ -81,7 +81,7 @@ def run(
     computed = {name: part for name, part in record_of(recipe).items() if name != "gates"}
     with (
         Workdir.open(folder, computed, fresh=fresh) as workdir,
-        _naming(workdir.path),
+        whole.naming(workdir.path),
         contextlib.closing(Log(workdir.path, tensorboard=tensorboard)) as log,
         process.stoppable() as told_to_stop,
     ):
@@ -93,17 +93,6 @@ def run(
         report = _close(recipe, outcomes, around, title, command) if together.leads() else None
         together.meet("report")
         return report
-
-
-@contextlib.contextmanager
-def _naming(folder: Path) -> Iterator[None]:
-    """Add the folder to an error of the disk that does not say where it happened."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(folder)) from error
 
 
 def _close(

@@ -42,6 +42,7 @@ def train(
     placed: Placed,
     state: State,
     frozen: PyTree,
+    pictures: str,
     batch_at: Callable[[int], dict[str, np.ndarray]],
     schedule: Schedule,
     evaluate: Callable[[State], dict[str, float]],
@@ -56,6 +57,7 @@ def train(
         placed: the step on its devices.
         state: the state before the first step; not used where a checkpoint is found.
         frozen: what does not change, a teacher's variables say.
+        pictures: name and digest of all that batches are of; a checkpoint of others is refused.
         batch_at: host batch number k of the run.
         schedule: how many steps, and when to log, save and evaluate.
         evaluate: figures of a state on the test split, as ``{"accuracy": ...}``; may be empty.
@@ -67,12 +69,14 @@ def train(
         The state after the last step, and the seconds all its steps took, before an interruption too.
 
     Raises:
+        ValueError: the checkpoint is of other pictures, or does not say of which.
         DivergedError: a loss or gradient is not finite; the checkpoints before it are kept.
         Preempted: told to stop.
     """
     started, before = time.perf_counter(), 0.0
     restored = checkpoint.restore_latest(folder / "checkpoints", state, warn=log.event)
     if restored is not None:
+        _require_same_pictures(name, restored, pictures, folder)
         state, before = restored.state, restored.extra["seconds"]
         log.event(f"{name}: resuming at step {restored.step:,} of {schedule.total:,}")
     first = int(state.step)
@@ -102,7 +106,8 @@ def train(
                 log.figures(name, done, evaluate(current))
             if saving:
                 seconds = before + time.perf_counter() - started
-                checkpoint.save(folder / "checkpoints", done, current, {"seconds": seconds})
+                extra = {"seconds": seconds, "pictures": pictures}
+                checkpoint.save(folder / "checkpoints", done, current, extra)
             since = time.perf_counter()
 
         if stopping:
@@ -110,6 +115,24 @@ def train(
                 f"stage {name!r} was told to stop and saved step {done}; the same command continues it"
             )
     return placed.fetch(state), before + time.perf_counter() - started
+
+
+def _require_same_pictures(
+    name: str, restored: checkpoint.Restored, pictures: str, folder: Path
+) -> None:
+    """Refuse to go on from a state that has learned from other pictures, or from who knows which."""
+    begun = restored.extra.get("pictures")
+    if begun is None:  # the artifact would name pictures that nobody has compared
+        raise ValueError(
+            f"stage {name!r} has a checkpoint of step {restored.step:,} that does not say on which pictures "
+            f"it was begun, as those before they did: remove {folder / 'checkpoints'} to train the stage "
+            "from its start, or start over with --fresh"
+        )
+    if begun != pictures:
+        raise ValueError(
+            f"stage {name!r} was begun on {begun}, and its data are now {pictures}: bring those pictures "
+            "back, or start over with --fresh"
+        )
 
 
 def _fetch(name: str, pending: list[Metrics], done: int, folder: Path) -> dict[str, float]:

@@ -74,7 +74,7 @@ def complete(stage: Stage, before: Mapping[str, Outcome], around: Surroundings) 
         around: the run.
 
     Raises:
-        ValueError: a finished stage's file was changed, or its pictures have.
+        ValueError: a finished stage's file was changed, or the pictures of one that was begun have.
     """
     workdir, folder = around.workdir, around.workdir.stage_folder(stage.name)
     measured, dataset = workdir.finished(stage.name), stage.data.load()
@@ -134,6 +134,7 @@ def _train(
         around.place(stage.step(model, optimizer, around.normalization)),
         state,
         frozen,
+        _pictures(dataset),
         lambda step: batch_at(split, stage.batch_size, stage.seed, step),
         _schedule(total),
         _evaluator(stage, model, dataset, around.normalization),

@@ -57,6 +57,7 @@ def cache_folder() -> Path:
 
 def expected_errors() -> tuple[type[BaseException], ...]:
     """What a person can mend: shown as one message, without a traceback (JAXMINI_TRACEBACK=1 shows it)."""
+    from jaxmini.export.converter import ConversionError
     from jaxmini.run.loop import DivergedError, Preempted
 
     return (
@@ -67,6 +68,7 @@ def expected_errors() -> tuple[type[BaseException], ...]:
         AttributeError,
         OSError,
         ImportError,
+        ConversionError,
         DivergedError,
         Preempted,
     )

@@ -23,6 +23,7 @@ from jaxmini.evaluate.runtime import (
 from jaxmini.evaluate.saved_model import saved_model_predict
 from jaxmini.export import (
     Artifact,
+    ConversionError,
     flatbuffer,
     load_stablehlo,
     onnx,
@@ -67,8 +68,19 @@ def write(export: Export, artifact: Artifact, path: Path) -> Written:
     """Write an artifact as the export says.
 
     Raises:
+        ConversionError: the converter failed; names the file.
         ParityError: an integer in a .tflite file is not the trained one.
     """
+    try:
+        return _write(export, artifact, path)
+    except ConversionError as error:
+        raise ConversionError(
+            f"{export.file_name} of stage {export.stage.name!r} could not be written: {error}\n"
+            "What was trained is kept; the same command starts at the files again"
+        ) from error
+
+
+def _write(export: Export, artifact: Artifact, path: Path) -> Written:
     match export:
         case Onnx():
             return _onnx(export, artifact, path)

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import zipfile
 
 import numpy as np
 import pytest
 
 from jaxmini.data.cifar10 import CONTAINER, _decode, cifar10
 from jaxmini.data.tfds import DATA_DIR
+from tests.data.harm import harmed
 
 REAL = os.environ.get(DATA_DIR)
 needs_files = pytest.mark.skipif(not REAL, reason=f"{DATA_DIR} is not set: no CIFAR-10 container")
@@ -49,6 +51,41 @@ def test_decoding_undoes_the_differences(tmp_path, monkeypatch):
     monkeypatch.setitem(CONTAINER, "few.npz", "0" * 64)
     with pytest.raises(ValueError, match=r"few\.npz: its pixels have SHA-256 .*expected 000"):
         _decode(path)
+
+
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA]
+)
+def test_a_damaged_container_is_refused_by_name_or_decodes_right(
+    tmp_path, monkeypatch, compression
+):
+    image = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), np.uint8)
+    arrays = {
+        "residual": encode(image),
+        "label": np.uint8([1, 0, 1]),
+        "classes": np.array(["a", "b"]),
+    }
+    path = tmp_path / "few.npz"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.save(member, array)
+    monkeypatch.setitem(CONTAINER, "few.npz", hashlib.sha256(image.tobytes()).hexdigest())
+    intact = path.read_bytes()
+    refusals = []
+    for content in harmed(intact, every=5):
+        path.write_bytes(content)
+        try:
+            split, classes = _decode(path)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            np.testing.assert_array_equal(split.image, image)
+            assert (split.label.tolist(), classes) == ([1, 0, 1], ("a", "b"))
+    assert len(refusals) > len(intact) / 5
+    for message in refusals:
+        assert message.startswith(f"{path}: ")
+        assert message.endswith("replace it")
 
 
 def test_offline_without_files_says_which_are_expected(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 from jaxmini.data.dataset import Dataset, Split
 from jaxmini.data.tfds import DATA_DIR, _read_arrays, _write_arrays, tfds
+from tests.data.harm import harmed
 
 REAL = os.environ.get(DATA_DIR)
 needs_files = pytest.mark.skipif(not REAL, reason=f"{DATA_DIR} is not set: no original files")
@@ -131,6 +132,26 @@ def test_a_cache_that_is_not_what_was_written_is_refused(tmp_path):
     np.savez(file, **arrays)
     with pytest.raises(ValueError, match=r"toy\.npz: its content is not what was written.*delete"):
         _read_arrays(file)
+
+
+def test_a_damaged_cache_is_refused_by_name_or_is_what_was_written(tmp_path):
+    file = tmp_path / "toy.npz"
+    _write_arrays(file, toy())
+    intact = file.read_bytes()
+    refusals = []
+    for content in harmed(intact, every=5):
+        file.write_bytes(content)
+        try:
+            again = _read_arrays(file)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:  # what was flipped says nothing: the time of a member, say
+            assert (again.name, again.labels) == ("toy", toy().labels)
+            assert again.fingerprint() == toy().fingerprint()
+    assert len(refusals) > len(intact) / 5
+    for message in refusals:
+        assert message.startswith(f"{file}: ")
+        assert message.endswith("; delete the file, it will be made again")
 
 
 def test_each_source_has_a_cache_file_of_its_own(monkeypatch, tmp_path):

@@ -1,9 +1,17 @@
+import errno
+import re
+import resource
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxmini.export import Artifact, ConversionError, converter, tflite
+from jaxmini.export import Artifact, ConversionError, converter, jax2tf, litert, tflite, whole
 
 
 def run(script: str, folder: Path) -> None:
@@ -26,7 +34,7 @@ def test_a_crash_is_told_with_its_last_words(tmp_path: Path):
     script = "import os, sys\nprint('before the end', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 11)"
     with pytest.raises(
         ConversionError,
-        match=r"(?s)script.py crashed with SIGSEGV \(exit code -11\).*before the end",
+        match=rf"(?s)script.py crashed with SIGSEGV \(exit code -11\), in {tmp_path}; .*before the end",
     ):
         run(script, tmp_path)
 
@@ -38,6 +46,28 @@ def test_an_error_is_told_by_its_tail(tmp_path: Path):
     with pytest.raises(ConversionError, match=r"(?s)exit code 3.*line 99") as error:
         run(script, tmp_path)
     assert "line 50" not in str(error.value)
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The folder of what is temporary; no file in it can be longer than a few bytes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    yield tmp_path
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("convert", [litert.convert, jax2tf.convert, jax2tf.convert_annotated])
+def test_a_full_disk_is_that_of_the_converters_folder(convert: Callable, full: Path):
+    image = jax.ShapeDtypeStruct((1, 4), np.dtype(np.float32))
+    with (
+        pytest.raises(OSError, match=re.escape(f"'{full}/jaxmini-")) as error,
+        whole.naming(Path("workdir")),
+    ):
+        convert(jnp.abs, image)
+    assert error.value.errno == errno.EFBIG
+    assert list(full.iterdir()) == []
 
 
 def test_the_script_sees_nothing_beside_itself(tmp_path: Path):

@@ -1,6 +1,8 @@
-"""Whole: a file is there with all of its bytes, or the one before it is."""
+"""Whole: a file is there with all of its bytes, or the one before it is; a full disk has a name."""
 
+import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,18 @@ def test_who_is_killed_while_writing_leaves_the_old_file(tmp_path: Path, monkeyp
     whole.write(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_without_a_path_gets_the_folder(tmp_path: Path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path}'")),
+        whole.naming(tmp_path),
+    ):
+        raise full
+    with (
+        pytest.raises(OSError, match="No space left on device: 'other'"),
+        whole.naming(tmp_path),
+        whole.naming(Path("other")),
+    ):
+        raise full

@@ -1,6 +1,5 @@
 """Chain: what stopping does not change, what is refused, and before what."""
 
-import errno
 import hashlib
 import itertools
 import json
@@ -20,6 +19,7 @@ from PIL import Image
 from jaxmini import data, models, steps
 from jaxmini.__main__ import main
 from jaxmini.compress import quantize
+from jaxmini.export import litert
 from jaxmini.model import with_head
 from jaxmini.recipe import (
     Contrastive,
@@ -31,7 +31,7 @@ from jaxmini.recipe import (
     Supervised,
 )
 from jaxmini.run import chain
-from jaxmini.run.chain import _fidelity, _naming
+from jaxmini.run.chain import _fidelity
 from jaxmini.run.report import storage
 
 HERE = Path(__file__).parent
@@ -202,13 +202,27 @@ def test_a_changed_byte_of_a_finished_stage_is_refused(undisturbed, tmp_path, ca
     file = folder / "stages" / "teacher" / "artifact" / "variables.npz"
     flip(file)
     said = refused(capsys, TINY, "--workdir", folder)
-    assert f"{file}: its SHA-256 is not the one in artifact.json" in said
+    assert f"{file}: its SHA-256 is not the one in artifact.json; it was changed: bring the" in said
+    assert "--fresh" in said
     flip(file)
     result = folder / "stages" / "pretrain" / "finished.json"
     flip(result)
     assert f"{result} was changed since it was written" in refused(
         capsys, TINY, "--workdir", folder
     )
+
+
+def test_a_converter_that_fails_after_all_training_is_one_message(
+    undisturbed, tmp_path, monkeypatch, capsys
+):
+    folder = copied(undisturbed, tmp_path)
+    script = tmp_path / "convert.py"
+    script.write_text("raise SystemExit('no such operation')")
+    monkeypatch.setattr(litert, "CONVERTER", script)
+    said = refused(capsys, TINY, "--workdir", folder)
+    assert said.startswith("jaxmini: tiny.tflite of stage 'int8' could not be written: convert.py")
+    assert "no such operation" in said
+    assert "the same command starts at the files again" in said
 
 
 def test_a_folder_in_use_is_refused_and_a_full_disk_keeps_what_was_saved(start, tmp_path, capsys):
@@ -225,16 +239,6 @@ def test_a_folder_in_use_is_refused_and_a_full_disk_keeps_what_was_saved(start, 
     assert "The checkpoints before it are kept" in err
     assert "Traceback" not in err
     assert {path.name for path in checkpoints.iterdir()} == {"step_10", "step_15"}
-
-
-def test_an_error_without_a_path_gets_the_folder(tmp_path):
-    with (
-        pytest.raises(OSError, match=re.escape(f"No space left on device: '{tmp_path}'")),
-        _naming(tmp_path),
-    ):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(OSError, match="No space left on device: 'other'"), _naming(tmp_path):
-        raise OSError(errno.ENOSPC, "No space left on device", "other")
 
 
 def test_the_report_is_of_what_was_run(undisturbed):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ TOTAL, BATCH = 24, 8
 MODEL = from_linen(nn.Dense(3))
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 PLACED = placement.jit(steps.supervised(MODEL, cross_entropy(), OPTIMIZER), jax.devices()[:1])
+PICTURES = "noise 0123456789abcdef"
 SCHEDULE = Schedule(TOTAL, log_every=4, save_every=6, evaluate_every=12)
 
 
@@ -50,6 +52,7 @@ def train(
     batches: Callable[[int], dict[str, np.ndarray]] = batch_at,
     told_to_stop: Callable[[], bool] = lambda: False,
     placed: Placed = PLACED,
+    pictures: str = PICTURES,
 ) -> tuple[State, str]:
     """The last state, and what was said."""
     said = io.StringIO()
@@ -58,6 +61,7 @@ def train(
         placed,
         begin(),
         {},
+        pictures,
         batches,
         schedule,
         lambda state: {"accuracy": float(state.step)},
@@ -187,7 +191,43 @@ def test_the_seconds_before_a_stop_count(tmp_path):
     restored = checkpoint.restore_latest(tmp_path / "checkpoints", begin(), warn=pytest.fail)
     before = restored.extra["seconds"]
     assert before > 0
-    checkpoint.save(tmp_path / "checkpoints", 10, restored.state, {"seconds": before + 1000})
+    extra = restored.extra | {"seconds": before + 1000}
+    checkpoint.save(tmp_path / "checkpoints", 10, restored.state, extra)
     train(tmp_path)
     restored = checkpoint.restore_latest(tmp_path / "checkpoints", begin(), warn=pytest.fail)
     assert restored.extra["seconds"] > before + 1000
+
+
+def stop_at_10(folder: Path) -> None:
+    answers = iter([False] * 9 + [True])
+    with pytest.raises(Preempted):
+        train(folder, told_to_stop=lambda: next(answers))
+
+
+def test_a_checkpoint_of_other_pictures_is_refused_and_kept(straight, tmp_path):
+    stop_at_10(tmp_path)
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(
+        ValueError,
+        match=f"stage 'net' was begun on {PICTURES}, and its data are now noise 1: bring those pictures "
+        "back, or start over with --fresh",
+    ):
+        train(tmp_path, pictures="noise 1")
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+    state, said = train(tmp_path)
+    assert "net: resuming at step 10 of 24" in said
+    assert leaves(state) == straight
+
+
+def test_a_checkpoint_that_does_not_say_of_which_pictures_is_refused(straight, tmp_path):
+    stop_at_10(tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    restored = checkpoint.restore_latest(checkpoints, begin(), warn=pytest.fail)
+    checkpoint.save(checkpoints, 10, restored.state, {"seconds": 1.0})
+    with pytest.raises(
+        ValueError, match=f"step 10 that does not say on which .*remove {checkpoints} to train"
+    ):
+        train(tmp_path)
+    shutil.rmtree(checkpoints)
+    state, _ = train(tmp_path)
+    assert leaves(state) == straight

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxmini import data, losses, steps
 from jaxmini.compress import quantize
@@ -137,6 +138,47 @@ def test_other_pictures_than_those_it_was_finished_on_are_refused(around):
         ValueError, match="stage 'net' was finished on arrays .*, and its data are now"
     ):
         finish(around, supervised(data=data.arrays(image, label, image, label)))
+
+
+def draw(folder: Path, seed: int) -> None:
+    """Forty pictures of one class, in place of those that are there."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(40):
+        pixels = random.integers(0, 256, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def test_a_stage_that_was_begun_on_other_pictures_is_refused_and_goes_on_with_its_own(
+    around, tmp_path
+):
+    pictures = tmp_path / "trees"
+    draw(pictures / "ash", 0)
+    draw(pictures / "oak", 1)
+    source = data.folder(pictures, channels=1)
+    stage = supervised(data=source, model=net(outputs=2), batch_size=8, epochs=2)
+    (whole,) = finish(around, stage).values()
+
+    asked, other = iter(range(1000)), Workdir.open(tmp_path / "other", {})
+    stopping = dataclasses.replace(
+        around, workdir=other, log=Log(other.path), told_to_stop=lambda: next(asked) == 5
+    )
+    with pytest.raises(Preempted, match="saved step 6"):
+        complete(stage, {}, stopping)
+    begun = dataclasses.replace(stopping, told_to_stop=lambda: False)
+    was = source.load().fingerprint()
+    draw(pictures / "oak", 2)
+    now = source.load().fingerprint()
+    with pytest.raises(
+        ValueError,
+        match=f"stage 'net' was begun on trees {was}, and its data are now trees {now}: bring those "
+        "pictures back, or start over with --fresh",
+    ):
+        complete(stage, {}, begun)
+    draw(pictures / "oak", 1)
+    resumed = complete(stage, {}, begun)
+    other.close()
+    assert equal(resumed.artifact.variables, whole.artifact.variables)
 
 
 def test_a_result_says_what_was_used_and_reached(around):

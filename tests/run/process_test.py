@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmini.export import ConversionError
 from jaxmini.losses.loss import read
 from jaxmini.model import from_linen
 from jaxmini.run import process
@@ -234,6 +235,7 @@ def test_a_switch_that_there_is_not_is_refused(environment):
         (ValueError("a\nb"), 1, "jaxmini: a\nb\n"),
         (KeyError("no 'x'"), 1, "jaxmini: no 'x'\n"),
         (OSError(28, "No space left on device", "/runs"), 1, "No space left on device: '/runs'"),
+        (ConversionError("it crashed"), 1, "jaxmini: it crashed\n"),
         (DivergedError("stage"), 1, "jaxmini: stage\n"),
         (Preempted("stopped"), 75, "jaxmini: stopped\n"),
         (KeyboardInterrupt(), 130, "jaxmini: interrupted; the same command continues the run\n"),

@@ -13,7 +13,7 @@ from jaxmini import data, models
 from jaxmini.compress import quantize
 from jaxmini.evaluate.interpreter import Kernels
 from jaxmini.evaluate.runtime import Latency
-from jaxmini.export import Layout
+from jaxmini.export import ConversionError, Layout
 from jaxmini.export.parity import Parity
 from jaxmini.export.tflite import Exported
 from jaxmini.run import written
@@ -125,6 +125,18 @@ def test_an_integer_file_is_run_by_the_kernels_of_applications_and_of_reference(
         "xnnpack kernels": ("integers", Path("a"), Kernels.XNNPACK),
         "reference kernels": ("integers", Path("a"), Kernels.REFERENCE),
     }
+
+
+def test_a_converter_that_fails_is_told_with_the_file(monkeypatch: pytest.MonkeyPatch):
+    def fails(*_: object, **__: object) -> None:
+        raise ConversionError("it crashed")
+
+    monkeypatch.setattr(written, "tflite", fails)
+    with pytest.raises(
+        ConversionError,
+        match="(?s)^net-float32-jax2tf.tflite of stage 'net' could not be written: it crashed\n.*kept",
+    ):
+        written.write(Export(NET, "float32"), ARTIFACT, Path("a"))
 
 
 @pytest.mark.parametrize("variant", ["float32", "int8"])
