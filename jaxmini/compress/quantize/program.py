@@ -18,6 +18,7 @@ from jaxmini.compress.quantize.forms import form_of
 from jaxmini.compress.quantize.sections import PARTS, Joined, sections, taken
 from jaxmini.compress.quantize.unrolling import Scope, unroll
 from jaxmini.compress.quantize.widening import is_float_cast, wide_array, wide_type, widened
+from jaxmini.compress.quantize.zeros import dissolved, note_repeated, unrepeated
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array, PyTree
 
@@ -256,8 +257,8 @@ class _Flattening:
         body = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
         if is_float_cast(equation):
             return operands
-        operands = self.unrepeated(equation, operands)
-        if (known := self.with_zeros(equation, operands)) is not None:
+        operands = unrepeated(self, equation, operands)
+        if (known := dissolved(self, equation, operands)) is not None:
             return [known]
         if (form := form_of(equation)) is not None:
             return self.traced(form, operands, scope)
@@ -279,51 +280,12 @@ class _Flattening:
                 return [_literal(r) for r in op.bind(*(v.value for v in operands))]
         self.active.update(outputs if is_active else ())
         self.ops.append(op)
-        self.split_before(op)
+        note_repeated(self, op)
         if name == "concatenate" and is_active:
             axis = params["dimension"]
             sizes = tuple(self.shape(value)[axis] for value in operands)
             self.joins[outputs[0]] = Joined(tuple(operands), sizes, axis)
         return list(outputs)
-
-    def split_before(self, op: Op) -> None:
-        """Split also what was repeated for each example, along another axis, before it was."""
-        if op.name != "split" or not op.params["axis"]:
-            return
-        (value,) = op.inputs
-        narrow = self.repeated.get(value)
-        if narrow is None or self.shape(narrow) != (1, *self.shape(value)[1:]):
-            return
-        types = [self.types[output] for output in op.outputs]
-        parts = tuple(self.new(each.update(shape=(1, *each.shape[1:]))) for each in types)
-        self.ops.append(dataclasses.replace(op, inputs=(narrow,), outputs=parts))
-        self.repeated |= dict(zip(op.outputs, parts, strict=True))
-
-    def with_zeros(self, equation: Any, operands: list[Value]) -> Value | None:
-        """What a sum or a product with zeros is, as with the first carry of a recurrent cell; else None.
-
-        Zeros that count the examples would make another plan of each batch size.
-        """
-        zeros = [_is_zero(value) for value in operands]
-        if not any(zeros) or all(isinstance(value, Literal) for value in operands):
-            return None
-        result = wide_type(equation.outvars[0].aval)
-        if equation.primitive.name in PRODUCTS | {"mul"}:
-            return Literal(np.zeros(result.shape, result.dtype))
-        if equation.primitive.name != "add":
-            return None
-        other = operands[zeros.index(False)]
-        if self.shape(other) == result.shape:
-            return other
-        self.repeated[len(self.types)] = other  # the value that the addition is about to be
-        return None
-
-    def unrepeated(self, equation: Any, operands: list[Value]) -> list[Value]:
-        """The operands of a sum or a product before they were repeated for each example."""
-        narrow = [self.repeated.get(v, v) if isinstance(v, int) else v for v in operands]
-        full = equation.outvars[0].aval.shape
-        fits = any(self.shape(value) == full for value in narrow)
-        return narrow if fits and equation.primitive.name in ("add", "mul") else operands
 
     def shape(self, value: Value) -> tuple[int, ...]:
         return value.shape if isinstance(value, Literal) else self.types[value].shape
@@ -339,17 +301,9 @@ class _Flattening:
         return None if any(value is None for value in found) else found
 
 
-def _is_zero(value: Value) -> bool:
-    """Whether all numbers of a value are floats known to be 0."""
-    is_float = isinstance(value, Literal) and jnp.issubdtype(value.value.dtype, jnp.floating)
-    return is_float and not value.value.any()
-
-
 def _literal(array: Array) -> Literal:
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return Literal(
-            array
-        )  # numpy has no such type; a recurrent cell takes a key for its first carry
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):  # numpy has no such type
+        return Literal(array)
     return Literal(wide_array(np.asarray(array)))
 
 

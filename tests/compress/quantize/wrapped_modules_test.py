@@ -3,15 +3,11 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from quantize_checks import check, plan_of
-from quantize_nets import start
 
-from jaxmini.compress.quantize.program import trace
 from jaxmini.export import ConstraintError
 from jaxmini.export.flatbuffer import read
-from jaxmini.model import from_linen
 
 # A conversion through TensorFlow takes the ten seconds that TensorFlow takes to start.
 BACKENDS = ["litert", pytest.param("jax2tf", marks=pytest.mark.slow)]
@@ -100,25 +96,3 @@ def test_the_norm_that_the_converter_takes_for_its_own_is_refused_by_name():
         check(Normalized(None))
     assert "L2_NORMALIZATION: its output grid is " in str(error.value)
     assert "the island Normalized:norm is not in the file" in str(error.value)
-
-
-def test_zeros_are_left_out_of_sums_and_products_alone():
-    def function(x):
-        zeros = jnp.zeros(x.shape)
-        bias = jnp.arange(3.0).reshape(1, 3)
-        return (x + zeros) * 2.0 + zeros * x + (zeros + bias) * x + (zeros - x) + jnp.exp(zeros + x)
-
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return function(nn.Dense(3)(x))
-
-    inputs = jnp.arange(8.0).reshape(2, 4) - 3.5
-    model = from_linen(Net())
-    variables = start(model, inputs)
-    program = trace(model, variables, inputs)
-    expected = model.apply(variables, inputs)[0]
-    np.testing.assert_allclose(program(variables, inputs), expected, rtol=1e-6, atol=1e-6)
-    assert [op.name for op in program.ops].count(
-        "add"
-    ) == 5  # Dense's own, and four of the five sums
