@@ -72,7 +72,7 @@ def describe(options: argparse.Namespace) -> int:
 
 
 def benchmark(options: argparse.Namespace) -> int:
-    """Print what any .tflite file of one input costs, and how long it takes."""
+    """Print what any .tflite file costs, and how long it takes."""
     from jaxmini.evaluate.benchmark import benchmark as measure
     from jaxmini.inspection.tables import benchmark_text
 

@@ -246,6 +246,39 @@ class TestCpu:
         assert not cpu.kept([self.result(64), self.result(128, own=2.1)])
 
 
+class TestAccuracy:
+    net = accuracy.Net("tiny", None, None, {accuracy.PTQ: 0.6, accuracy.QAT: 0.3})
+    images = accuracy.Pictures("digits", None, None, 1, 1)
+
+    def result(self, ptq: float, qat: float) -> accuracy.Result:
+        reached = {accuracy.FLOAT: 0.9, accuracy.PTQ: ptq, accuracy.QAT: qat}
+        return accuracy.Result(self.net, "digits", 100, reached, dict.fromkeys(reached, 400))
+
+    def test_every_bar_has_to_be_kept(self):
+        met, missed = self.result(0.895, 0.9), self.result(0.895, 0.89)
+        assert accuracy.kept([met])
+        assert not accuracy.kept([met, missed])
+        said = [finding.rpartition(" ")[2] for finding in accuracy.shown([missed]).findings]
+        assert said == ["met.", "met."]
+        assert "NOT met" in accuracy.shown([missed]).findings[1]
+
+    @pytest.mark.parametrize(
+        ("qat", "options", "code"), [(0.9, [], 0), (0.8, [], 1), (0.8, ["--quick"], 0)]
+    )
+    def test_a_bar_that_is_not_met_ends_with_1(self, qat, options, code, monkeypatch, capsys):
+        for name, value in (
+            ("tiny", ((self.net, self.images),)),
+            ("nets", (self.net,)),
+            ("pictures", (self.images,)),
+            ("recipe", None),
+            ("result", self.result(0.9, qat)),
+        ):
+            monkeypatch.setattr(accuracy, name, lambda *_, value=value: value)
+        monkeypatch.setattr(accuracy.chain, "run", lambda *_, **__: None)
+        monkeypatch.setattr(accuracy.process, "start", lambda: None)
+        assert accuracy.main(options) == code
+
+
 class TestPareto:
     small = (
         pareto.File("A", "float32", 1.0, 400),

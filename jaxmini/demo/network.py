@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxmini.evaluate import native
+from jaxmini.evaluate import encoding, native
 from jaxmini.evaluate.interpreter import Interpreter, require_single
 from jaxmini.export import flatbuffer, metadata
 
-# How a pixel 0..255 goes in, by the input's dtype; a foreign file may have a uint8 input.
-ENCODINGS = metadata.ENCODINGS | {"uint8": "pixel"}
+# How a pixel 0..255 goes in, by the input's dtype.
+ENCODINGS = {dtype: metadata.ENCODINGS[dtype] for dtype in encoding.PIXELS}
 # What is taken from a pixel before it is written.
 OFFSETS = {"pixel": 0, "pixel - 128": 128}
 OUTPUTS = ("float32", "int8", "uint8")
@@ -109,8 +109,7 @@ def encoded(network: Network, images: np.ndarray) -> np.ndarray:
             f"{network.name}: expected uint8 pictures {list(network.shape)}, "
             f"got {images.dtype}{list(images.shape[1:])}"
         )
-    pixels = images.astype(np.int16) - OFFSETS[network.encoding]
-    return pixels.astype(network.image.dtype)
+    return encoding.encoded(images, network.image.dtype)
 
 
 def _require_classifier(image: flatbuffer.Tensor, scores: flatbuffer.Tensor, path: Path) -> None:
@@ -139,12 +138,12 @@ def _labels(
     if not description:
         return tuple(map(str, range(classes)))
     try:
-        encoding, labels = description["input"]["encoding"], tuple(map(str, description["labels"]))
+        stated, labels = description["input"]["encoding"], tuple(map(str, description["labels"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: its metadata is damaged ({error!r})") from error
-    if encoding != ENCODINGS[image.dtype.name]:
+    if stated != ENCODINGS[image.dtype.name]:
         raise ValueError(
-            f"{path}: its metadata says that its {image.dtype} input takes {encoding!r}; damaged"
+            f"{path}: its metadata says that its {image.dtype} input takes {stated!r}; damaged"
         )
     if labels and len(labels) != classes:
         raise ValueError(

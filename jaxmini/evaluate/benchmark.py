@@ -36,7 +36,7 @@ def benchmark(
     warmup: int = 10,
     runs: int = 100,
 ) -> Benchmark:
-    """Measure a file of one input, also one that jaxmini did not write, on random numbers.
+    """Measure any file, also one that jaxmini did not write, on random numbers for each input.
 
     The file is run once in a process of its own first: a damaged one may crash the interpreter.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmini.evaluate.interpreter import require_single
+from jaxmini.evaluate.interpreter import require_sizes
 from jaxmini.evaluate.memory import peak_bytes
 from jaxmini.export import flatbuffer
 from jaxmini.export.flatbuffer import File, Op, Tensor
@@ -64,11 +64,11 @@ def file_cost(source: File | Path | str | bytes) -> FileCost:
     has left one bias of its four numbers a channel.
 
     Raises:
-        ValueError: not a .tflite file, cut short, damaged, of several inputs or outputs, or of sizes that
-            are known only when it runs; names the file.
+        ValueError: not a .tflite file, cut short, damaged, or of sizes that are known only when it runs;
+            names the file.
     """
     file, where = _read(source)
-    require_single(file, where)
+    require_sizes(file, where)
     macs: Counter[str] = Counter()
     for index, op in enumerate(file.ops):
         try:

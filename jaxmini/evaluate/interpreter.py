@@ -1,8 +1,9 @@
 """Interpreter: a .tflite file that runs, with the kernels named, on arrays as the file itself takes them."""
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,8 @@ LITERT = (Kernels.XNNPACK, Kernels.OPTIMIZED, Kernels.REFERENCE)
 class Interpreter:
     """One interpreter of a file with one input and one output.
 
+    The file is run once in a process of its own first: a damaged one may crash the interpreter.
+
     Attributes:
         file: what the file holds.
         input, output: its tensors in ``file``.
@@ -40,7 +43,7 @@ class Interpreter:
     Raises:
         ValueError: not a .tflite file, one cut short, one with several inputs or outputs or a dimension
             other than the batch left open, unknown kernels or signature, threads below 1, several of
-            ``MICRO``, or a signature there; names the file.
+            ``MICRO``, or a signature there, or the file crashes the interpreter; names the file.
         TypeError: threads is no whole number.
         ImportError: the interpreter is not installed.
     """
@@ -54,28 +57,12 @@ class Interpreter:
         keep_all: bool = False,
         signature: str | None = None,
     ) -> None:
-        check_threads("tflite", threads)
-        kernels = known_kernels(kernels)
-        if kernels is Kernels.MICRO and threads > 1:
-            raise ValueError(f"tflite: threads is {threads}; TFLite-Micro runs on one")
-        if kernels is Kernels.MICRO and signature is not None:
-            raise ValueError(
-                f"tflite: signature is {signature!r}; TFLite-Micro runs a file's first one, unnamed"
-            )
-        converter.require("ai_edge_litert", "litert")
-        content, where = flatbuffer.contents(source)
-        self.file = flatbuffer.read(source, signature)
-        require_single(self.file, where)
+        self.file, self._native = opened(
+            source, kernels, threads, keep_all, signature, require=require_single
+        )
         self.input = self.file.tensors[self.file.inputs[0]]
         self.output = self.file.tensors[self.file.outputs[0]]
         self._signature = None
-        if kernels is Kernels.MICRO:
-            self._native = MicroInterpreter(content, self.file, where, keep_all)
-            return
-        try:
-            self._native = native.interpreter(content, kernels.value, threads, keep_all)
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{where}: the interpreter refuses the file: {error}") from error
         if signature is not None:
             self._signature = self._native.get_signature_runner(signature)
 
@@ -100,17 +87,43 @@ class Interpreter:
         return self._native.get_tensor(index)
 
 
-def encoded(images: np.ndarray, dtype: np.dtype, mean: int = 128) -> np.ndarray:
-    """uint8 images as an input of that type takes them.
+def opened(
+    source: Path | str | bytes,
+    kernels: Kernels | str,
+    threads: int = 1,
+    keep_all: bool = False,
+    signature: str | None = None,
+    *,
+    require: Callable[[flatbuffer.File, str], None],
+) -> tuple[flatbuffer.File, Any]:
+    """A file, and LiteRT's or TFLite-Micro's own interpreter of it, seen to end one run.
 
     Args:
-        images: of pixels 0..255.
-        dtype: of the input; most take the pixel itself, int8 ``pixel - 128``, int16 ``pixel - mean``.
-        mean: the pixel that is 0 for an int16 input.
+        source, kernels, threads, keep_all, signature: as of ``Interpreter``.
+        require: sees that the file, and how errors call it, is one that will do.
+
+    Raises:
+        ValueError, ImportError: as ``Interpreter``.
     """
-    if dtype in (np.int8, np.int16):
-        return (images.astype(np.int16) - np.int16(128 if dtype == np.int8 else mean)).astype(dtype)
-    return images.astype(dtype)
+    check_threads("tflite", threads)
+    kernels = known_kernels(kernels)
+    if kernels is Kernels.MICRO and threads > 1:
+        raise ValueError(f"tflite: threads is {threads}; TFLite-Micro runs on one")
+    if kernels is Kernels.MICRO and signature is not None:
+        raise ValueError(
+            f"tflite: signature is {signature!r}; TFLite-Micro runs a file's first one, unnamed"
+        )
+    converter.require("ai_edge_litert", "litert")
+    content, where = flatbuffer.contents(source)
+    file = flatbuffer.read(source, signature)
+    require(file, where)
+    if kernels is Kernels.MICRO:  # which tries the file itself
+        return file, MicroInterpreter(content, file, where, keep_all)
+    native.require_runs(content, where, kernels.value, threads, keep_all, signature)
+    try:
+        return file, native.interpreter(content, kernels.value, threads, keep_all)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{where}: the interpreter refuses the file: {error}") from error
 
 
 def in_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -148,7 +161,7 @@ def known_kernels(kernels: Kernels | str) -> Kernels:
 
 
 def require_single(file: flatbuffer.File, where: str) -> None:
-    """Check that a file maps one array to one, of sizes that are known but for the batch.
+    """Check that a file maps one array to one, and all that ``require_sizes`` does.
 
     Raises:
         ValueError: it does not; names the file and the tensor.
@@ -156,6 +169,15 @@ def require_single(file: flatbuffer.File, where: str) -> None:
     for what, indices in (("input", file.inputs), ("output", file.outputs)):
         if len(indices) != 1:
             raise ValueError(f"{where}: has {len(indices)} {what}s; one is expected")
+    require_sizes(file, where)
+
+
+def require_sizes(file: flatbuffer.File, where: str) -> None:
+    """Check that all sizes of a file's tensors are known but for the batch.
+
+    Raises:
+        ValueError: one is not; names the file and the tensor.
+    """
     for tensor in file.tensors:
         if any(axis > 0 for axis in tensor.dynamic):
             raise ValueError(

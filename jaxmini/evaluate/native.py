@@ -4,6 +4,7 @@ Native code may crash on a damaged file, which no exception tells. As a script t
 so it imports nothing but the interpreter.
 """
 
+import hashlib
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ RESOLVERS = {
     "optimized": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
     "reference": "BUILTIN_REF",
 }
+# The trials that this process has seen end well: digest of the file, kernels, whether all is kept, signature.
+_PASSED: set[tuple[bytes, str, bool, str | None]] = set()
 
 
 def interpreter(content: bytes, kernels: str, threads: int, keep_all: bool) -> Any:
@@ -47,18 +50,35 @@ def interpreter(content: bytes, kernels: str, threads: int, keep_all: bool) -> A
 
 
 def require_runs(
-    content: bytes, where: str, kernels: str, threads: int = 1, keep_all: bool = False
+    content: bytes,
+    where: str,
+    kernels: str,
+    threads: int = 1,
+    keep_all: bool = False,
+    signature: str | None = None,
 ) -> None:
     """Run a file once on zeros, in a process of its own.
+
+    What has run is not tried again by this process, with more threads either: they share the same work.
 
     Args:
         content, kernels, threads, keep_all: as of ``interpreter``.
         where: how errors call the file.
+        signature: which one is run; None is the first subgraph.
 
     Raises:
         ValueError: the interpreter refuses the file, crashes on it, or does not end.
     """
-    command = [sys.executable, "-P", __file__, kernels, str(threads), str(int(keep_all))]
+    trial = (hashlib.sha256(content).digest(), kernels, keep_all, signature)
+    if trial in _PASSED:
+        return
+    options = [kernels, str(threads), str(int(keep_all))]
+    options += [] if signature is None else [signature]
+    _require_well_ended(content, where, [sys.executable, "-P", __file__, *options])
+    _PASSED.add(trial)
+
+
+def _require_well_ended(content: bytes, where: str, command: list[str]) -> None:
     try:
         child = subprocess.run(
             command, input=content, capture_output=True, timeout=TRIAL_SECONDS, check=False
@@ -78,10 +98,15 @@ def require_runs(
         raise ValueError(f"{where}: the interpreter refuses the file: {''.join(said[-1:])}")
 
 
-def _try(kernels: str, threads: str, keep_all: str) -> None:
+def _try(kernels: str, threads: str, keep_all: str, signature: str | None = None) -> None:
     import numpy as np
 
     tried = interpreter(sys.stdin.buffer.read(), kernels, int(threads), keep_all == "1")
+    if signature is not None:
+        runner = tried.get_signature_runner(signature)
+        details = runner.get_input_details().items()
+        runner(**{name: np.zeros(of["shape"], of["dtype"]) for name, of in details})
+        return
     for tensor in tried.get_input_details():
         tried.set_tensor(tensor["index"], np.zeros(tensor["shape"], tensor["dtype"]))
     tried.invoke()

@@ -19,11 +19,11 @@ from jaxmini.compress.quantize.frozen import Dequantized, Frozen
 from jaxmini.compress.quantize.plan import INPUT, Group, Plan
 from jaxmini.compress.quantize.simulation import centred
 from jaxmini.compress.quantize.stored import floats_of
-from jaxmini.evaluate.interpreter import Interpreter, Kernels, encoded, in_batches
+from jaxmini.evaluate.encoding import dequantized, encoded
+from jaxmini.evaluate.interpreter import Interpreter, Kernels, in_batches
 from jaxmini.evaluate.operators import require_pictures
 from jaxmini.export import edges
 from jaxmini.export.correspondence import correspond
-from jaxmini.export.flatbuffer import Tensor
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -83,7 +83,7 @@ def layer_noise(
     for batch in in_batches(images, interpreter.input.shape[0]):
         interpreter.run(encoded(batch, interpreter.input.dtype))
         numbers = {
-            name: _numbers(file.tensors[index], interpreter.tensor(index))
+            name: dequantized(interpreter.tensor(index), file.tensors[index])
             for name, index in written.items()
         }
         totals.append(jax.device_get(powers_of(floats, encoded(batch, np.dtype(np.int8)), numbers)))
@@ -122,12 +122,6 @@ def _powers(
             for name, these in {"signal": expected, **distances}.items()
         }
     return found
-
-
-def _numbers(tensor: Tensor, integers: np.ndarray) -> np.ndarray:
-    """What the integers of a file stand for, float32."""
-    steps = integers.astype(np.float32) - np.float32(tensor.zero_point[0])
-    return steps * np.float32(tensor.scale[0])
 
 
 def _decibels(powers: list[Mapping[str, np.ndarray]], noise: str) -> float | None:

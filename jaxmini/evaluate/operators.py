@@ -4,7 +4,7 @@ What one operator rounds differently does not reach the next: a deviation is fou
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -17,7 +17,8 @@ from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.simulation import centred, simulate_group, uncentred
 from jaxmini.evaluate.deviation import Deviation, deviation
-from jaxmini.evaluate.interpreter import Interpreter, Kernels, encoded, in_batches
+from jaxmini.evaluate.encoding import encoded
+from jaxmini.evaluate.interpreter import Interpreter, Kernels, in_batches, known_kernels
 from jaxmini.export import edges
 from jaxmini.export.correspondence import COMPUTING, correspond
 from jaxmini.export.flatbuffer import File
@@ -68,23 +69,54 @@ def operator_parity(
         TypeError: the pictures are no array.
         ValueError: not an integer file of pictures of this shape, or no pictures.
     """
-    interpreter = Interpreter(source, kernels=kernels, keep_all=True)
-    require_pictures("operator_parity", interpreter, plan, images, edges.INTEGERS)
-    file = edges.core(interpreter.file)
-    read = _read(file)
+    (operators,) = operator_parities(source, plan, frozen, images, kernels=(kernels,)).values()
+    return operators
+
+
+def operator_parities(
+    source: Path | str | bytes,
+    plan: Plan,
+    frozen: Frozen,
+    images: np.ndarray,
+    *,
+    kernels: Iterable[Kernels | str],
+) -> dict[Kernels, tuple[OperatorParity, ...]]:
+    """``operator_parity`` of several kinds of kernels, at least one; the simulation is compiled once."""
+    interpreters = {
+        kind: Interpreter(source, kernels=kind, keep_all=True)
+        for kind in map(known_kernels, kernels)
+    }
+    first = next(iter(interpreters.values()))
+    require_pictures("operator_parity", first, plan, images, edges.INTEGERS)
+    file = edges.core(first.file)
     simulation = _Simulation(file, plan, frozen)
     expected_of = simulation if plan.is_wide else jax.jit(simulation)
+    groups = {op.outputs: group.name for group, op in simulation.pairs if op is not None}
+
+    def operators(interpreter: Interpreter) -> tuple[OperatorParity, ...]:
+        found = _deviations(interpreter, _read(file), expected_of, images)
+        return tuple(
+            OperatorParity(index, op.name, groups.get(op.outputs), found.get(op.outputs[0]))
+            for index, op in enumerate(file.ops)
+        )
+
+    return {kind: operators(interpreter) for kind, interpreter in interpreters.items()}
+
+
+def _deviations(
+    interpreter: Interpreter,
+    read: tuple[int, ...],
+    expected_of: Callable[[Mapping[int, Array]], Mapping[int, Array]],
+    images: np.ndarray,
+) -> dict[int, Deviation]:
+    """How far the tensors of a run are from those expected of the operators that wrote them."""
     found: dict[int, Deviation] = {}
     for batch in in_batches(images, interpreter.input.shape[0]):
         interpreter.run(encoded(batch, interpreter.input.dtype))
         tensors = {index: interpreter.tensor(index) for index in read}
         for index, expected in jax.device_get(expected_of(tensors)).items():
             found[index] = found.get(index, Deviation()) + deviation(expected, tensors[index])
-    groups = {op.outputs: group.name for group, op in simulation.pairs if op is not None}
-    return tuple(
-        OperatorParity(index, op.name, groups.get(op.outputs), found.get(op.outputs[0]))
-        for index, op in enumerate(file.ops)
-    )
+    return found
 
 
 def first_deviating(operators: Iterable[OperatorParity]) -> OperatorParity | None:

@@ -10,12 +10,11 @@ from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.plan import INPUT
 from jaxmini.compress.quantize.simulation import simulator
 from jaxmini.compress.quantize.transform import is_quantized, is_weights_only, make_plan
-from jaxmini.evaluate import native
 from jaxmini.evaluate.accuracy import accuracy, predict_all
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels, require_single
-from jaxmini.evaluate.operators import OperatorParity, operator_parity
+from jaxmini.evaluate.operators import OperatorParity, operator_parities
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
 from jaxmini.export import edges, flatbuffer, float_kernels
 from jaxmini.export.artifact import Artifact, predict
@@ -25,10 +24,6 @@ from jaxmini.export.weights_only import weights_only_form
 
 BATCH = 64  # pictures at a time through the network
 OPERATOR_IMAGES = 16
-
-# The kernels whose operators are looked at one by one: those of an application, the plainest
-# and those of a microcontroller.
-LOOKED_INTO = (Kernels.XNNPACK, Kernels.REFERENCE, Kernels.MICRO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Answers:
         accuracy: share of the labelled pictures answered rightly, 0..1; None without labels.
         largest_difference: of two logits.
         deviation: of the integers; None for a file of float logits.
-        operators: every operator beside the simulation of it, of the kernels that were looked into.
+        operators: every operator of an integer file beside the simulation of it.
     """
 
     agreement: float
@@ -110,43 +105,37 @@ def file_parity(
         kernels: which implementations of the operators are run.
 
     Raises:
+        TypeError: not an artifact.
         ValueError: not such a file, one that the interpreter refuses or crashes on, one of another input
             or of other classes, or an int8 file beside a network that is not quantized.
     """
-    content, where = flatbuffer.contents(source)
+    if not isinstance(artifact, Artifact):
+        raise TypeError(
+            f"file_parity: expected an Artifact, got {type(artifact).__name__}; "
+            "function_parity compares any function with any file"
+        )
+    _, where = flatbuffer.contents(source)
     file = flatbuffer.read(source)
     _require_fitting(file, where, artifact, images)
     if operator_images < 1:
         raise ValueError(f"file_parity: operator_images is {operator_images}; at least 1 is needed")
     kinds = tuple(dict.fromkeys(map(known_kernels, kernels)))
-    _require_runs(content, where, kinds)
+    if not kinds:
+        raise ValueError("file_parity: no kernels are named; at least one kind is needed")
     if not _computes_integers(file):
         expected = predict_all(predict(artifact), images, BATCH)
         found = _compared(source, expected, images, labels, kinds)
         return dataclasses.replace(found, stored=_stored(artifact, file))
     plan, frozen = integer_form(artifact, file.tensors[file.inputs[0]].shape[0])
-    _require_runs(content, where, [kind for kind in kinds if kind in LOOKED_INTO], keep_all=True)
     whole = _compared(source, _simulated(artifact, frozen, images), images, labels, kinds)
     looked = images[:operator_images]
+    operators = operator_parities(source, plan, frozen, looked, kernels=kinds)
     answers = {
-        kind: dataclasses.replace(
-            found, operators=operator_parity(source, plan, frozen, looked, kernels=kind)
-        )
-        if kind in LOOKED_INTO
-        else found
+        kind: dataclasses.replace(found, operators=operators[kind])
         for kind, found in whole.answers.items()
     }
     stored = Stored(*differing(file, plan, frozen))
     return dataclasses.replace(whole, operator_images=len(looked), stored=stored, answers=answers)
-
-
-def _require_runs(
-    content: bytes, where: str, kinds: Iterable[Kernels], keep_all: bool = False
-) -> None:
-    """Run the file once with each of LiteRT's kernels; TFLite-Micro's interpreter sees to that itself."""
-    for kind in kinds:
-        if kind in LITERT:
-            native.require_runs(content, where, kind.value, keep_all=keep_all)
 
 
 def _compared(

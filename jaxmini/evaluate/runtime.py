@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from jaxmini.evaluate.accuracy import Predict
-from jaxmini.evaluate.interpreter import Interpreter, Kernels, encoded, in_batches
+from jaxmini.evaluate.encoding import dequantized, encoded
+from jaxmini.evaluate.interpreter import (
+    Interpreter,
+    Kernels,
+    in_batches,
+    opened,
+    require_sizes,
+)
 from jaxmini.export import edges, flatbuffer, metadata
 
 __all__ = ["Kernels", "Latency", "latency", "tflite_integers", "tflite_predict"]
@@ -65,17 +72,15 @@ class _Runner:
         """The file's own outputs -> float32 logits."""
         if outputs.dtype == np.float32:
             return outputs
-        output = self.interpreter.output
-        steps = outputs.astype(np.float32) - output.zero_point.astype(np.float32)
-        return steps * output.scale
+        return dequantized(outputs, self.interpreter.output)
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         """uint8 images [N, H, W, C] -> the file's own outputs [N, C]; none for no images."""
-        encoded_images = self.encode(images)
-        if not len(encoded_images):
+        entering = self.encode(images)
+        if not len(entering):
             output = self.interpreter.output
             return np.zeros((0, *output.shape[1:]), output.dtype)
-        batches = in_batches(encoded_images, self.batch)
+        batches = in_batches(entering, self.batch)
         return np.concatenate([self.interpreter.run(batch) for batch in batches])[: len(images)]
 
     def integers(self, images: np.ndarray) -> np.ndarray:
@@ -108,6 +113,7 @@ def tflite_predict(
     """A file as a Predict: uint8 images [B, H, W, C] -> float32 logits [B, classes], dequantized.
 
     Any number of images will do, none too, whatever the file's own batch.
+    The file is run once in a process of its own first: a damaged one may crash the interpreter.
 
     Args:
         source: path or bytes of a file that ``jaxmini.export.tflite`` wrote.
@@ -116,8 +122,8 @@ def tflite_predict(
         signature: ``embedding`` for the vectors before the head, of a file that has them.
 
     Raises:
-        ValueError: not such a file, a file cut short, unknown kernels or signature; later, images
-            of another shape.
+        ValueError: not such a file, a file cut short or one that crashes the interpreter, unknown
+            kernels or signature; later, images of another shape.
         TypeError: threads is no whole number.
         ImportError: the interpreter is not installed.
     """
@@ -156,21 +162,31 @@ def latency(
 ) -> Latency:
     """How long one run of a file takes, without reading its input and output formats.
 
+    The file is run once in a process of its own first: a damaged one may crash the interpreter.
+
     Args:
-        source: path or bytes of any file with one input and one output.
+        source: path or bytes of any file, of any number of inputs and outputs.
         threads: of the interpreter.
         kernels: which implementation of the operators runs.
         warmup: runs before the clock starts.
         runs: measured runs, at least 1.
 
     Raises:
-        ValueError: not such a file, a file cut short, unknown kernels; ``runs`` or ``threads`` below 1,
-            ``warmup`` below 0.
+        ValueError: not such a file, a file cut short or one that crashes the interpreter, unknown
+            kernels; ``runs`` or ``threads`` below 1, ``warmup`` below 0.
         ImportError: the interpreter is not installed.
     """
-    interpreter = Interpreter(source, kernels=kernels, threads=threads)
-    inputs = _noise(interpreter.input)
-    return timed(lambda: interpreter.run(inputs), warmup, runs)
+    file, interpreter = opened(source, kernels, threads, require=require_sizes)
+    inputs = {index: _noise(file.tensors[index]) for index in file.inputs}
+
+    def run() -> None:
+        for index, numbers in inputs.items():
+            interpreter.set_tensor(index, numbers)
+        interpreter.invoke()
+        for index in file.outputs:
+            interpreter.get_tensor(index)
+
+    return timed(run, warmup, runs)
 
 
 def timed(run: Callable[[], object], warmup: int, runs: int) -> Latency:
@@ -216,8 +232,9 @@ def _noise(tensor: flatbuffer.Tensor) -> np.ndarray:
     """
     rng = np.random.default_rng(0)
     if np.issubdtype(tensor.dtype, np.floating):
-        return rng.random(tensor.shape).astype(tensor.dtype)
+        return np.asarray(rng.random(tensor.shape), tensor.dtype)
     if tensor.dtype in (np.int8, np.uint8, np.int16):
         ends = np.iinfo(tensor.dtype)
-        return rng.integers(ends.min, ends.max, tensor.shape, tensor.dtype, endpoint=True)
-    return rng.integers(0, 2, tensor.shape).astype(tensor.dtype)
+        integers = rng.integers(ends.min, ends.max, tensor.shape, tensor.dtype, endpoint=True)
+        return np.asarray(integers, tensor.dtype)
+    return np.asarray(rng.integers(0, 2, tensor.shape), tensor.dtype)

@@ -1,9 +1,10 @@
-"""Tables: a benchmark and a parity as text for a terminal."""
+"""Tables: a benchmark and parities as text for a terminal."""
 
 from collections.abc import Iterator
 
 from jaxmini.evaluate.benchmark import Benchmark
 from jaxmini.evaluate.deviation import CLASSES, Deviation
+from jaxmini.evaluate.function_parity import FunctionParity
 from jaxmini.evaluate.operators import OperatorParity, first_deviating
 from jaxmini.evaluate.parity import FileParity, Stored
 from jaxmini.export import Micro
@@ -52,6 +53,24 @@ def parity_text(name: str, origin: str, found: FileParity) -> str:
                 + text(_per_operator(answers.operators))
                 + f"\n\n{_first(answers.operators)}"
             )
+    return "\n\n".join(parts)
+
+
+def function_parity_text(name: str, found: FunctionParity) -> str:
+    """A file beside a function, and its kernels beside one another.
+
+    Args:
+        name: how the file is called.
+        found: the comparison.
+    """
+    grid = "" if found.step is None else f", 1 LSB is {quantity.significant(found.step)}"
+    parts = [f"{name} on {found.inputs:,} inputs{grid}", text(_apart(found))]
+    for kernels, operators in found.operators.items():
+        parts.append(
+            f"operators of {kernels} beside those of {found.base} on {found.operator_inputs} inputs; "
+            f"a deviation reaches those after it\n\n{text(_per_operator(operators))}\n\n"
+            f"{_first(operators)}"
+        )
     return "\n\n".join(parts)
 
 
@@ -150,6 +169,27 @@ def _answers(found: FileParity) -> Table:
             )
         )
     return Table(columns, (tuple(rows),))
+
+
+def _apart(found: FunctionParity) -> Table:
+    integers = any(apart.deviation for apart in found.answers.values())
+    columns = (
+        Column("kernels"),
+        Column("same answer", is_quantity=True),
+        Column("largest difference", is_quantity=True),
+        Column("mean", is_quantity=True),
+        *(_CLASSES if integers else ()),
+    )
+    return Table(columns, (tuple(_apart_rows(found)),))
+
+
+def _apart_rows(found: FunctionParity) -> Iterator[Row]:
+    for kernels, apart in found.answers.items():
+        figures = (quantity.significant(apart.largest), quantity.significant(apart.mean))
+        if apart.deviation is not None:
+            mean = f"{quantity.significant(apart.mean_steps)} LSB"
+            figures = (f"{apart.deviation.largest} LSB", mean, *_counts(apart.deviation))
+        yield str(kernels), quantity.percent(apart.agreement), *figures
 
 
 def _per_operator(operators: tuple[OperatorParity, ...]) -> Table:

@@ -8,8 +8,9 @@ import pytest
 from jaxmini.evaluate.benchmark import benchmark
 from jaxmini.evaluate.file_cost import file_cost
 from jaxmini.evaluate.interpreter import LITERT, Kernels
-from jaxmini.evaluate.runtime import latency
+from jaxmini.evaluate.runtime import latency, tflite_integers, tflite_predict
 from tests.evaluate.conftest import without_metadata
+from tests.export.single import pair
 from tests.export.tampering import edited, find
 
 
@@ -99,3 +100,16 @@ def test_a_file_cut_short_is_refused(part: float, integer_path: Path, tmp_path: 
     path.write_bytes(content[: int(part * len(content))])
     with pytest.raises(ValueError, match=r"cut\.tflite: "):
         benchmark(path)
+
+
+@pytest.mark.parametrize("kernels", LITERT)
+def test_a_file_of_several_inputs_and_outputs_is_measured(kernels: Kernels):
+    found = benchmark(pair(), kernels=kernels, warmup=1, runs=3)
+    assert found.latencies[1].median > 0
+    assert found.cost.ops[0].count == 2
+
+
+def test_answers_of_several_inputs_are_not_compared():
+    for asked in (tflite_predict, tflite_integers):
+        with pytest.raises(ValueError, match="has 2 inputs; one is expected"):
+            asked(pair())

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from jaxmini.evaluate.cost import cost
-from jaxmini.evaluate.file_cost import file_cost
+from jaxmini.evaluate.file_cost import OpCost, file_cost
 from jaxmini.export import flatbuffer, tflite
 from jaxmini.export.flatbuffer import File, Op, Tensor
 from jaxmini.model import from_linen
 from tests.evaluate.conftest import Plain, without_metadata
 from tests.export.conftest import SHAPE, make
+from tests.export.single import pair
 from tests.export.tampering import edited, find
 
 NONE = np.array([])
@@ -126,10 +127,6 @@ def tensor_99(model: Any, graph: Any) -> None:
     find(model, "ADD").inputs[0] = 99
 
 
-def two_inputs(model: Any, graph: Any) -> None:
-    graph.inputs = np.array([graph.inputs[0]] * 2, np.int32)
-
-
 def open_width(model: Any, graph: Any) -> None:
     graph.tensors[graph.inputs[0]].shapeSignature = np.array([1, 8, -1, 3], np.int32)
 
@@ -140,7 +137,6 @@ def open_width(model: Any, graph: Any) -> None:
         (no_kernel, r"operator 0 CONV_2D has operands of shapes that do not fit it"),
         (flat_kernel, r"operator 0 CONV_2D has operands of shapes that do not fit it"),
         (tensor_99, r"names tensor 99; there are"),
-        (two_inputs, r"has 2 inputs; one is expected"),
         (open_width, r"known only when the file runs \(dimensions \[2\] of \[1, 8, 8, 3\]\)"),
     ],
 )
@@ -162,3 +158,10 @@ def test_an_open_batch_counts_as_one(integer_path: Path):
     content = edited(integer_path.read_bytes(), open_batch)
     own = file_cost(integer_path)
     assert file_cost(content) == dataclasses.replace(own, bytes=len(content))
+
+
+def test_a_file_of_several_inputs_and_outputs_is_counted():
+    found = file_cost(pair())
+    assert found.ops == (OpCost("ABS", 2, 0),)
+    # While the floats are read the integers' output waits: 64 + 64 + 16.
+    assert (found.macs, found.params, found.peak_bytes) == (0, 0, 144)

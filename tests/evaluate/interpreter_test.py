@@ -12,7 +12,6 @@ from jaxmini.evaluate.interpreter import (
     LITERT,
     Interpreter,
     Kernels,
-    encoded,
     in_batches,
     known_kernels,
     require_single,
@@ -25,15 +24,6 @@ FILE = single("ABS", grid=(0.02, 5))
 INPUTS = np.arange(-8, 8, dtype=np.int8).reshape(SHAPE) * np.int8(8)
 # |0.02 (q + 3)| on the grid of the output.
 EXPECTED = np.abs(INPUTS.astype(int) + 3) + 5
-
-
-def test_every_pixel_is_encoded_without_a_wrap():
-    pixels = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(encoded(pixels, np.dtype(np.int8)), np.arange(-128, 128))
-    assert encoded(pixels, np.dtype(np.int8)).dtype == np.int8
-    for dtype in (np.uint8, np.float32):
-        np.testing.assert_array_equal(encoded(pixels, np.dtype(dtype)), pixels)
-        assert encoded(pixels, np.dtype(dtype)).dtype == dtype
 
 
 @given(st.integers(0, 20), st.integers(1, 9))

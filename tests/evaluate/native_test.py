@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxmini.evaluate import native
+from tests.export.single import single
 
 CRASHES = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
 HANGS = "import time; time.sleep(60)"
@@ -51,3 +52,24 @@ def test_the_trial_imports_the_interpreter_alone():
         check=True,
     )
     assert said.stdout.strip() == "False"
+
+
+def test_what_has_run_is_not_tried_again(runs_instead):
+    content = single("ABS", grid=(0.02, 5))
+    native.require_runs(content, "a.tflite", "optimized")
+    runs_instead(CRASHES)
+    native.require_runs(bytes(bytearray(content)), "b.tflite", "optimized", threads=2)
+    for other in ({"content": content + b"\0"}, {"kernels": "reference"}, {"keep_all": True}):
+        with pytest.raises(ValueError, match="b.tflite: the interpreter crashes"):
+            native.require_runs(
+                **({"content": content, "where": "b.tflite", "kernels": "optimized"} | other)
+            )
+
+
+def test_a_failed_trial_is_not_remembered(runs_instead, monkeypatch: pytest.MonkeyPatch):
+    content, script = single("ABS", grid=(0.02, 6)), native.__file__
+    runs_instead(CRASHES)
+    with pytest.raises(ValueError, match="crashes"):
+        native.require_runs(content, "a.tflite", "optimized")
+    monkeypatch.setattr(native, "__file__", script)
+    native.require_runs(content, "a.tflite", "optimized")

@@ -73,7 +73,7 @@ def test_damaged_metadata_is_told_with_the_file(text: bytes, tmp_path: Path):
 
 def test_pixels_are_written_as_the_encoding_of_the_type_says():
     """What a file tells of its input is what ``evaluate`` does."""
-    from jaxmini.evaluate.interpreter import encoded
+    from jaxmini.evaluate.encoding import encoded
 
     pixels = np.array([0, 1, 128, 255], np.uint8)
     for dtype, said in metadata.ENCODINGS.items():

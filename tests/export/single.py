@@ -31,6 +31,18 @@ def single(name: str, dtype: type = np.int8, grid: tuple[float, int] = (0.02, -3
     return flatbuffer.dump(model)
 
 
+def pair() -> bytes:
+    """A file of two inputs and two outputs: the magnitudes of int8 and of float32, each of ``SHAPE``."""
+    schema = flatbuffer.schema_module()
+    model = flatbuffer.load(bytearray(single("ABS", grid=(0.02, 5))))
+    (graph,), op = model.subgraphs, schema.OperatorT()
+    op.opcodeIndex, op.inputs, op.outputs = 0, np.array([2], np.int32), np.array([3], np.int32)
+    graph.tensors += [_tensor(schema, np.float32, (0, 0)) for _ in range(2)]
+    graph.operators.append(op)
+    graph.inputs, graph.outputs = np.array([0, 2], np.int32), np.array([1, 3], np.int32)
+    return flatbuffer.dump(model)
+
+
 def _tensor(schema: Any, dtype: type, grid: tuple[float, int]) -> Any:
     tensor = schema.TensorT()
     tensor.name, tensor.shape, tensor.buffer = b"", np.array(SHAPE, np.int32), 0

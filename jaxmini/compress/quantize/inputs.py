@@ -27,8 +27,8 @@ def check_array(what: str, inputs: PyTree) -> None:
         if isinstance(inputs, Mapping) and inputs:
             (*_, name) = sorted(inputs, key=lambda key: key == "image")
             remedy = (
-                f"give it what the model takes alone, as batch[{name!r}]; wrap a model of several inputs in a "
-                "module that takes one"
+                f"give it what the model takes alone, as batch[{name!r}]; wrap a model of several inputs in "
+                "a module that takes one"
             )
         raise TypeError(f"{what} is a {type(inputs).__name__}, expected one array: {remedy}")
     if not shape:

@@ -19,6 +19,7 @@ from jaxmini.compress.quantize.sections import PARTS, Joined, sections, taken
 from jaxmini.compress.quantize.tracing import explained
 from jaxmini.compress.quantize.unrolling import Scope, unroll
 from jaxmini.compress.quantize.widening import is_float_cast, wide_array, wide_type, widened
+from jaxmini.compress.quantize.zeros import dissolved, note_repeated, unrepeated
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array, PyTree
 
@@ -211,6 +212,7 @@ class _Flattening:
         opens: whether calls with derivatives of their own are inlined too.
         active: the values that depend on the input.
         joins: those of them that are joined of others.
+        repeated: values that only repeat another along the batch.
     """
 
     def __init__(self, *, opens: bool = False) -> None:
@@ -219,6 +221,7 @@ class _Flattening:
         self.types: dict[int, jax.core.ShapedArray] = {}
         self.active: set[int] = set()
         self.joins: dict[int, Joined] = {}
+        self.repeated: dict[int, Value] = {}
 
     def new(self, aval: jax.core.ShapedArray) -> int:
         self.types[len(self.types)] = wide_type(aval)
@@ -257,6 +260,9 @@ class _Flattening:
         body = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
         if is_float_cast(equation):
             return operands
+        operands = unrepeated(self, equation, operands)
+        if (known := dissolved(self, equation, operands)) is not None:
+            return [known]
         if (form := form_of(equation)) is not None:
             return self.traced(form, operands, scope)
         is_custom = name.startswith("custom_")
@@ -277,6 +283,7 @@ class _Flattening:
                 return [_literal(r) for r in op.bind(*(v.value for v in operands))]
         self.active.update(outputs if is_active else ())
         self.ops.append(op)
+        note_repeated(self, op)
         if name == "concatenate" and is_active:
             axis = params["dimension"]
             sizes = tuple(self.shape(value)[axis] for value in operands)
@@ -298,6 +305,8 @@ class _Flattening:
 
 
 def _literal(array: Array) -> Literal:
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):  # numpy has no such type
+        return Literal(array)
     return Literal(wide_array(np.asarray(array)))
 
 

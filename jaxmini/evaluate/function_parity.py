@@ -1,0 +1,221 @@
+"""Function parity: any JAX function beside any .tflite file, whoever wrote it, by the answers to same inputs.
+
+``parity.file_parity`` says more of a file that jaxmini wrote: the stored numbers and each operator.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxmini.evaluate.deviation import Deviation, deviation
+from jaxmini.evaluate.encoding import as_input, dequantized, has_grid, quantized
+from jaxmini.evaluate.fidelity import agreement
+from jaxmini.evaluate.interpreter import LITERT, Interpreter, Kernels, in_batches, known_kernels
+from jaxmini.evaluate.kernel_parity import kernel_parity
+from jaxmini.evaluate.operators import OperatorParity
+from jaxmini.export import flatbuffer
+from jaxmini.export.flatbuffer import Tensor
+
+BATCH = 64  # inputs at a time through the function
+OPERATOR_INPUTS = 4
+
+Function = Callable[[np.ndarray], jax.Array | np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Apart:
+    """One kind of kernels' answers beside the function's, number by number.
+
+    Attributes:
+        largest, mean: of the differences, in the numbers that the function gives.
+        mean_steps: of the differences in steps of the output's grid (LSB), the function's answers put onto
+            it first; None for a file of float answers.
+        deviation: the same as a histogram.
+        agreement: share of the inputs with the same first class, 0..1; None where an answer is not a list of
+            at least 2 classes.
+    """
+
+    largest: float
+    mean: float
+    mean_steps: float | None
+    deviation: Deviation | None
+    agreement: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionParity:
+    """A file beside a function that it should compute.
+
+    Attributes:
+        inputs: how many were answered.
+        step: the distance of two neighbours on the output's grid, which one LSB stands for; None without one.
+        answers: of the file, by kernels.
+        operator_inputs: with how many of the inputs operators were compared.
+        base: the kernels that the others' operators are compared with.
+        operators: of each other kind of kernels, every operator of integers beside that of ``base``.
+    """
+
+    inputs: int
+    step: float | None
+    answers: Mapping[Kernels, Apart]
+    operator_inputs: int
+    base: Kernels
+    operators: Mapping[Kernels, tuple[OperatorParity, ...]]
+
+
+def function_parity(
+    function: Function,
+    source: Path | str | bytes,
+    inputs: np.ndarray,
+    *,
+    kernels: Iterable[Kernels | str] = LITERT,
+    batch_size: int = BATCH,
+    operator_inputs: int = OPERATOR_INPUTS,
+) -> FunctionParity:
+    """Compare a file's answers with a function's, end to end, and its kernels with one another.
+
+    How inputs go into the file and answers come out is read off its own tensors, see ``encoding.as_input``;
+    integers of the output's own type that the function gives are compared as they are. The file is run once
+    in a process of its own first: a damaged one may crash the interpreter.
+
+    Args:
+        function: inputs [B, ...] -> array [B, ...]; ``functools.partial(net.apply, variables)`` of a linen
+            module, or a Predict.
+        source: path or bytes of any file with one input and one output, whose first axis is the batch.
+        inputs: [N, ...] as the function takes them, N >= 1: floats, uint8 pixels, or the file's own type.
+        kernels: which implementations of the operators are run. The operators of the others are compared
+            with those of the reference kernels, or else of the first named.
+        batch_size: inputs at a time through the function; the last ones are filled up with their own.
+        operator_inputs: how many of the inputs operators are compared with; 0 compares none.
+
+    Raises:
+        TypeError: ``function`` cannot be called, or gives other than one array.
+        ValueError: not such a file, one that the interpreter refuses or crashes on, inputs of another shape
+            or type, answers of another shape or not finite, no kernels, a batch size below 1.
+    """
+    kinds = _checked(function, kernels, batch_size, operator_inputs)
+    where, inputs = flatbuffer.contents(source)[1], np.asarray(inputs)
+    interpreters = {kind: Interpreter(source, kernels=kind) for kind in kinds}
+    taken, given = interpreters[kinds[0]].input, interpreters[kinds[0]].output
+    _require_fitting(inputs, taken, given, where)
+    entering = as_input(inputs, taken, where)
+    expected = _expected(function, inputs, batch_size, given, where)
+    answers = {
+        kind: _apart(expected, _answers(interpreter, entering, where), given)
+        for kind, interpreter in interpreters.items()
+    }
+    base = Kernels.REFERENCE if Kernels.REFERENCE in kinds else kinds[0]
+    looked = entering[:operator_inputs]
+    operators = {
+        kind: kernel_parity(source, looked, kernels=kind, base=base)
+        for kind in kinds
+        if kind is not base and len(looked)
+    }
+    step = float(given.scale[0]) if has_grid(given) else None
+    return FunctionParity(len(inputs), step, answers, len(looked), base, operators)
+
+
+def _checked(
+    function: Function, kernels: Iterable[Kernels | str], batch_size: int, operator_inputs: int
+) -> tuple[Kernels, ...]:
+    """The kernels, each once, after a look at all arguments that are no arrays."""
+    if not callable(function):
+        raise TypeError(
+            f"function_parity: expected a function of the inputs, got {type(function).__name__}; "
+            "of a linen module it is functools.partial(net.apply, variables)"
+        )
+    kinds = tuple(dict.fromkeys(map(known_kernels, kernels)))
+    if not kinds:
+        raise ValueError("function_parity: no kernels are named; at least one kind is needed")
+    if batch_size < 1:
+        raise ValueError(f"function_parity: batch_size is {batch_size}; at least 1 is needed")
+    if operator_inputs < 0:
+        raise ValueError(
+            f"function_parity: operator_inputs is {operator_inputs}; it must be at least 0"
+        )
+    return kinds
+
+
+def _require_fitting(inputs: np.ndarray, taken: Tensor, given: Tensor, where: str) -> None:
+    """See that a file maps batches to batches, and that each input has the shape it takes."""
+    if not taken.shape or not given.shape or taken.shape[0] != given.shape[0]:
+        raise ValueError(
+            f"{where}: maps {list(taken.shape)} to {list(given.shape)}; "
+            "the first axis of both must be the batch"
+        )
+    if inputs.ndim != len(taken.shape) or inputs.shape[1:] != taken.shape[1:] or not len(inputs):
+        raise ValueError(
+            f"{where}: takes [{_listed(taken)}], N >= 1; got {inputs.dtype}{list(inputs.shape)}"
+        )
+
+
+def _listed(tensor: Tensor) -> str:
+    return ", ".join(("N", *map(str, tensor.shape[1:])))
+
+
+def _expected(
+    function: Function, inputs: np.ndarray, batch_size: int, given: Tensor, where: str
+) -> np.ndarray:
+    """The function's answers to all inputs."""
+    parts = []
+    for batch in in_batches(inputs, min(batch_size, len(inputs))):
+        answers = function(batch)
+        if not isinstance(answers, jax.Array | np.ndarray):
+            raise TypeError(
+                f"function_parity: the function gives {type(answers).__name__}, expected one array; "
+                "for the first of several, lambda inputs: function(inputs)[0]"
+            )
+        if answers.shape != (len(batch), *given.shape[1:]):
+            raise ValueError(
+                f"function_parity: the function gives {list(answers.shape)} for {len(batch)} inputs; "
+                f"{where} gives [{_listed(given)}]"
+            )
+        parts.append(np.asarray(answers))
+    return _finite(np.concatenate(parts)[: len(inputs)], "function_parity: the function")
+
+
+def _answers(interpreter: Interpreter, entering: np.ndarray, where: str) -> np.ndarray:
+    """The file's answers to all inputs, of its own type."""
+    batches = in_batches(entering, interpreter.input.shape[0])
+    found = np.concatenate([interpreter.run(batch) for batch in batches])
+    return _finite(found[: len(entering)], where)
+
+
+def _finite(answers: np.ndarray, whose: str) -> np.ndarray:
+    wrong = np.flatnonzero(~np.isfinite(answers).reshape(len(answers), -1).all(1))
+    if len(wrong):
+        raise ValueError(f"{whose}: the answer to input {wrong[0]} is not finite")
+    return answers
+
+
+def _apart(expected: np.ndarray, found: np.ndarray, given: Tensor) -> Apart:
+    """How far a file's answers are from those expected, of its own type or of real numbers."""
+    numbers = [_numbers(answers, given) for answers in (expected, found)]
+    apart = np.abs(np.subtract(*numbers))
+    steps = _steps(expected, found, given)
+    listed = expected.ndim == 2 and expected.shape[1] > 1
+    return Apart(
+        largest=float(apart.max(initial=0.0)),
+        mean=float(apart.mean()),
+        mean_steps=float(np.abs(np.subtract(*steps, dtype=np.float64)).mean()) if steps else None,
+        deviation=deviation(*steps) if steps else None,
+        agreement=agreement(*numbers) if listed else None,
+    )
+
+
+def _numbers(answers: np.ndarray, given: Tensor) -> np.ndarray:
+    """What answers stand for, float64."""
+    on_grid = has_grid(given) and answers.dtype == given.dtype
+    return (dequantized(answers, given) if on_grid else answers).astype(np.float64)
+
+
+def _steps(
+    expected: np.ndarray, found: np.ndarray, given: Tensor
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both as integers of the output's grid; None where there are none to compare."""
+    if has_grid(given) and expected.dtype != given.dtype:
+        return quantized(expected, given), found
+    return (expected, found) if expected.dtype.kind in "iu" and found.dtype.kind in "iu" else None
