@@ -10,6 +10,7 @@ import jax
 from jaxmini.export import converter
 from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
+from jaxmini.export.spreading import without_spreading
 
 CONVERTER = Path(__file__).with_name("convert_litert.py")
 
@@ -31,7 +32,7 @@ def convert(
         ConversionError: the converter failed.
     """
     converter.require("litert_converter", "litert")
-    program = portable(lower(function, image))
+    program = portable(lower(without_spreading(function, image), image))
     options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": list(outputs)}
     with tempfile.TemporaryDirectory(prefix="jaxmini-") as folder:
         Path(folder, "program.stablehlo").write_bytes(program)

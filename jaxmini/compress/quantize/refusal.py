@@ -68,8 +68,14 @@ def check_float32(op: Op, program: Program) -> None:
 
 
 def check_conv(op: Op) -> None:
-    """Refuse convolutions that are not NHWC with a HWIO kernel."""
+    """Refuse convolutions that are not of pictures or sequences, channels last in input and kernel."""
     numbers, rank = op.params["dimension_numbers"], len(op.params["window_strides"]) + 2
+    if rank - 2 not in (1, 2):
+        refuse(
+            op,
+            f"it is a convolution along {rank - 2} axes",
+            "convolve along one or two: make the others examples or channels by a reshape",
+        )
     channels_last = (0, rank - 1, *range(1, rank - 1))
     layout = numbers.lhs_spec, numbers.out_spec, numbers.rhs_spec
     if layout != (channels_last, channels_last, (rank - 1, rank - 2, *range(rank - 2))):
