@@ -29,6 +29,7 @@ from jaxmini.compress.quantize.plan import (
 )
 from jaxmini.compress.quantize.program import Literal, Op, Program
 from jaxmini.compress.quantize.refusal import (
+    check_answers,
     check_batch_statistics,
     check_float32,
     refuse,
@@ -79,6 +80,7 @@ def group(
 
 
 def _grouped(grouping: Grouping, op: Op) -> None:
+    check_answers(op, grouping.program)
     if op.name not in RULES:
         refuse(op)
     check_float32(op, grouping.program)
