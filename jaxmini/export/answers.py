@@ -63,7 +63,9 @@ def check(content: bytes, tried: Trial, tolerance: float | None) -> None:
         found = _found(content, tried.inputs)
     except (ValueError, RuntimeError) as error:
         raise ConversionError(f"the interpreter refuses the file: {error}") from error
-    lines = [_difference(found[name], answers, tolerance) for name, answers in tried.answers.items()]
+    lines = [
+        _difference(found[name], answers, tolerance) for name, answers in tried.answers.items()
+    ]
     told = [f"  {name}: {line}" for name, line in zip(tried.answers, lines, strict=True) if line]
     if told:
         raise ParityError(

@@ -1,8 +1,8 @@
 """tflite: an artifact as one .tflite file that needs nothing else: pixels in, logits out, labels inside.
 
-Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. Before it is written each is
-checked: one of trained integers (int8, int16x8, weights_only) against the frozen network, number by number, and
-one that computes in float by its answers to random pictures against the model's.
+Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. Before it is written it is
+checked: trained integers (int8, int16x8, weights_only) number by number against the frozen network, what
+computes in float by its answers to random pictures against the model's.
 """
 
 import dataclasses

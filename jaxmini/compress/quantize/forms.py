@@ -11,7 +11,6 @@ from jax.extend import core
 
 from jaxmini.state import Array
 
-
 POOLS = frozenset({"reduce_window_max", "reduce_window_sum"})
 
 

@@ -50,6 +50,8 @@ def _keeps_examples_apart(grouping: Grouping, op: Op) -> bool:
     _, (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
     axes = example_axes(grouping.program)
     first, second = (axes[value] for value in op.inputs)
-    if first is None or second is None:  # it cannot be told: as models write it, the first axis is theirs
+    if (
+        first is None or second is None
+    ):  # it cannot be told: as models write it, the first axis is theirs
         first = second = 0
     return (first, second) in zip(lhs_batch, rhs_batch, strict=True)

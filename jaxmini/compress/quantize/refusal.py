@@ -41,7 +41,7 @@ REMEDIES = {
 def refuse(
     op: Op, reason: str | None = None, remedy: str | None = None, *, in_float: bool = True
 ) -> NoReturn:
-    """Raise the ValueError that says why ``op`` cannot be quantized; ``in_float``: but in an island it can."""
+    """Raise the ValueError that says why ``op`` cannot be quantized; ``in_float``: an island can hold it."""
     where = f"the module {op.path}" if op.path else "the model"
     reason = reason or f"the operation {op.name!r} has no int8 form"
     remedy = remedy or REMEDIES.get(
@@ -69,7 +69,9 @@ def check_answers(op: Op, program: Program) -> None:
     if op.name == "convert_element_type" and types == [jnp.bool_]:
         tokens = program.types[program.input].dtype == jnp.int32
         lookup = "look up numbers of tokens with nn.Embed; " if tokens else ""
-        reason = "it makes numbers of a question that the model asks of its input, as a mask of padding"
+        reason = (
+            "it makes numbers of a question that the model asks of its input, as a mask of padding"
+        )
         refuse(op, reason, lookup + KNOWN_BEFORE, in_float=not tokens)
 
 

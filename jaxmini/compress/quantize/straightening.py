@@ -5,7 +5,7 @@ softmax is no longer one function of one array. Of the numbers transposed the ma
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 

@@ -110,9 +110,7 @@ def _check(op: Op) -> None:
         refuse(op, "it spreads its input and strides", "use one of the two")
 
 
-def _phases(
-    inputs: int, taps: int, stride: int, dilation: int, padding: tuple[int, int]
-) -> Phases:
+def _phases(inputs: int, taps: int, stride: int, dilation: int, padding: tuple[int, int]) -> Phases:
     """Output ``stride * m + p`` is the sum over taps j of input ``m + (p - low + j) / stride``, if whole."""
     taps, low = dilation * (taps - 1) + 1, padding[0]
     size = (inputs - 1) * stride + 1 + sum(padding) - taps + 1
