@@ -162,12 +162,10 @@ def _mean(grouping: Grouping, op: Op) -> None:
 
 
 def _average_pool(grouping: Grouping, op: Op) -> None:
-    """A sum over windows, divided by their size; of sequences behind the move that makes these again."""
+    """A sum over windows, divided by their size."""
     (source,) = grouping.inputs(op)
     count = math.prod(op.params["window_dimensions"])
-    move, reader = None, grouping.only_consumer(op.outputs[0])
-    if reader is not None and reader.name == "reshape":
-        move, reader = reader, grouping.only_consumer(grouping.take(reader))
+    reader = grouping.only_consumer(op.outputs[0])
     if not divides(reader, count):
         refuse(
             op,
@@ -178,10 +176,7 @@ def _average_pool(grouping: Grouping, op: Op) -> None:
         refuse(op, "its windows are dilated", "use nn.avg_pool")
     clamp, value = grouping.absorb_clamp(grouping.take(reader))
     name, site = grouping.name(op), grouping.site_of[source]
-    left = value if move is None else op.outputs[0]
-    grouping.add(AveragePool(name, site, (source,), (left,), op, count, clamp))
-    if move is not None:
-        grouping.add(Move(grouping.name(move), site, (left,), (value,), move))
+    grouping.add(AveragePool(name, site, (source,), (value,), op, count, clamp))
 
 
 def _rectifier(grouping: Grouping, op: Op) -> None:

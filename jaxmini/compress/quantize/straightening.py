@@ -1,7 +1,8 @@
-"""Straightening: a maximum that ``jax.vmap`` takes before a transpose, taken behind it.
+"""Straightening: functions of several operations that moves of numbers have come between, made whole again.
 
-What vmap maps stands elsewhere in a maximum than in the numbers it is taken from, so it transposes both, and
-softmax is no longer one function of one array. Of the numbers transposed the maximum comes out as it is read.
+What ``jax.vmap`` maps stands elsewhere in a maximum than in the numbers it is taken from, so it transposes both,
+and softmax is no longer one function of one array: the maximum is taken of the numbers transposed. A pool of
+sequences is one of pictures, made sequences again: its sums are divided before that.
 """
 
 import dataclasses
@@ -14,13 +15,40 @@ from jaxmini.compress.quantize.program import Op, Program, Value
 
 
 def straightened(program: Program) -> Program:
-    """The program with every maximum that is transposed as its source is taken of that, transposed."""
+    """The program with every maximum that is transposed as its source is taken of that, and whole averages."""
     types = dict(program.types)
     ops = list(program.ops)
     for op in program.ops:
         if op.name == "reduce_max" and (found := _found(program, op)) is not None:
             ops = _rewritten(ops, types, op, *found)
+        elif op.name == "reduce_window_sum" and (divided := _divided(program, op)) is not None:
+            ops = _averaged(ops, types, op, *divided)
     return dataclasses.replace(program, ops=tuple(ops), types=types)
+
+
+def _divided(program: Program, op: Op) -> tuple[Op, Op] | None:
+    """The reshape of the sums of windows, and what divides them behind it by a number."""
+    move = _only_reader(program, op)
+    division = None if move is None else _only_reader(program, move)
+    if division is None or move.name != "reshape" or division.name not in ("div", "mul"):
+        return None
+    source, divisor = division.inputs
+    return (move, division) if source in move.outputs and scalar(divisor) is not None else None
+
+
+def _averaged(
+    ops: Sequence[Op],
+    types: dict[int, jax.core.ShapedArray],
+    op: Op,
+    move: Op,
+    division: Op,
+) -> list[Op]:
+    _, divisor = division.inputs
+    types[move.outputs[0]] = types[op.outputs[0]]
+    first = dataclasses.replace(division, inputs=(*op.outputs, divisor), outputs=move.outputs)
+    last = dataclasses.replace(move, inputs=move.outputs, outputs=division.outputs)
+    by = {move.outputs: first, division.outputs: last}
+    return [by.get(old.outputs, old) for old in ops]
 
 
 def _found(program: Program, op: Op) -> tuple[Op, list[Op], Op] | None:

@@ -118,7 +118,7 @@ class Attends(nn.Module):
 )
 def test_jaxs_own_attention_is_in_the_file(heads: int, causal: bool, backend: str):
     x = jax.random.normal(jax.random.key(0), (6, 5, 8))
-    plan, _ = check(Attends(heads, causal), x, backend=backend)
+    plan, _ = check(Attends(heads, causal), x, backend=backend, most=6)  # a flipped tie travels
     kinds = [group.name.rpartition(":")[2] for group in plan.groups]
     assert kinds.count("matmul") == 2
     assert kinds.count("softmax") == 1

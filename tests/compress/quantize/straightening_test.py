@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from quantize_functions import alone, program_of
 
 from jaxmini.compress.quantize.straightening import straightened
@@ -67,4 +68,30 @@ KEPT = {
 def test_others_stay_as_they_are(name):
     shape = (3, 3, 2, 5) if name == "in_another_order" else SHAPE
     program = program_of(alone(KEPT[name]), shape)
+    assert straightened(program).ops == program.ops
+
+
+def pooled(x, divide):
+    """As a pool of sequences is traced, with what is done to its sums."""
+    sums = lax.reduce_window(x, np.float32(0), lax.add, (1, 2, 1), (1, 2, 1), "VALID")
+    return divide(sums)
+
+
+@pytest.mark.parametrize("divide", [lambda x: x / 2.0, lambda x: x * 0.5])
+def test_the_sums_of_a_pool_are_divided_before_they_are_moved(divide):
+    program = program_of(alone(lambda x: pooled(x, divide)), (3, 4, 5))
+    found = straightened(program)
+    np.testing.assert_array_equal(computed(found, X[:, :, 0]), computed(program, X[:, :, 0]))
+    moves, kinds = ["reshape", "reduce_window_sum"], names(program)
+    assert kinds[:2] == moves
+    assert kinds[2] == "reshape"
+    assert names(found) == [*moves, kinds[3], "reshape"]
+    assert [found.shape(op.outputs[0]) for op in found.ops[1:]] == [
+        *((3, 1, 2, 5), (3, 1, 2, 5), (3, 2, 5))
+    ]
+
+
+@pytest.mark.parametrize("divide", [lambda x: x / (x + 1), lambda x: 2.0 / x, jnp.tanh])
+def test_sums_that_are_not_divided_by_a_number_stay(divide):
+    program = program_of(alone(lambda x: pooled(x, divide)), (3, 4, 5))
     assert straightened(program).ops == program.ops
