@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmini.compress.quantize import float_island, int8, simulate, weights_only
+from jaxmini.compress.quantize import float_island, int8, quantize, simulate, weights_only
 from jaxmini.data import Normalization
 from jaxmini.evaluate.runtime import Kernels, tflite_integers, tflite_predict
 from jaxmini.export import (
@@ -226,13 +226,13 @@ def test_transposed_convolutions_of_float_files_are_those_of_the_model(
 def test_islands_and_kernels_alone_with_transposed_convolutions_compute_the_model(
     images: np.ndarray, tmp_path: Path
 ):
-    for scheme, variant in (
-        (int8(rules=(float_island("up"),)), "int8"),
-        (weights_only(), "weights_only"),
-        (weights_only(rules=(float_island("up"),)), "weights_only"),
+    kept, model = (float_island("up"),), from_linen(Upsampling())
+    for twin, variant in (
+        (quantized(Upsampling(), int8(rules=kept)), "int8"),
+        (quantize(model, weights_only()), "weights_only"),
+        (quantize(model, weights_only(rules=kept)), "weights_only"),
     ):
-        artifact = make(quantized(Upsampling(), scheme), images)
-        path = tmp_path / "up.tflite"
+        artifact, path = make(twin, images), tmp_path / "up.tflite"
         exported = tflite(artifact, path, variant=variant, backend="litert")
         expected = np.asarray(predict(artifact)(images))
         answers = tflite_predict(path)(images)
