@@ -135,7 +135,6 @@ def _connected(file: File) -> Iterable[list[Op]]:
 
 
 def _is_float(file: File, index: int) -> bool:
-    """Whether a tensor is computed in float; constants connect nothing."""
-    return (
-        index >= 0 and file.tensors[index].dtype == np.float32 and file.tensors[index].data is None
-    )
+    """Whether a tensor is computed in float, or is yes and no of what is; constants connect nothing."""
+    tensor = file.tensors[index]
+    return index >= 0 and tensor.dtype in (np.float32, np.bool_) and tensor.data is None

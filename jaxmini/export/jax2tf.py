@@ -10,6 +10,7 @@ import numpy as np
 from jaxmini.export import converter, custom_calls
 from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import OUTPUT
+from jaxmini.export.spreading import without_spreading
 from jaxmini.state import PyTree
 
 CONVERTER = Path(__file__).with_name("convert_jax2tf.py")
@@ -40,7 +41,7 @@ def convert(
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
-    exported = lower(function, image)
+    exported = lower(without_spreading(function, image), image)
     custom_calls.require_none(exported)
     options = _signature(exported, outputs) | {
         "tflite": {"strict": False, "float16": float16, "dynamic_int8": dynamic_int8}
@@ -63,7 +64,7 @@ def convert_annotated(
         ConversionError: the converter failed.
     """
     converter.require("tensorflow", "jax2tf")
-    exported = lower(function, image)
+    exported = lower(without_spreading(function, image), image)
     custom_calls.require_none(exported)
     options = _signature(exported, outputs) | {
         "tflite": {"strict": True, "float16": False, "dynamic_int8": False}

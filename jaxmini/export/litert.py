@@ -9,6 +9,7 @@ import jax
 from jaxmini.export import converter, custom_calls
 from jaxmini.export.lowering import lower, portable
 from jaxmini.export.signature import INPUT, OUTPUT, SIGNATURE
+from jaxmini.export.spreading import without_spreading
 
 CONVERTER = Path(__file__).with_name("convert_litert.py")
 
@@ -31,7 +32,7 @@ def convert(
         ConversionError: the converter failed.
     """
     converter.require("litert_converter", "litert")
-    exported = lower(function, image)
+    exported = lower(without_spreading(function, image), image)
     custom_calls.require_none(exported)
     program = portable(exported)
     options = {"signature": SIGNATURE, "inputs": [INPUT], "outputs": list(outputs)}

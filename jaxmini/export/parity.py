@@ -249,7 +249,7 @@ def _listed(grids: list[tuple]) -> str:
 def _spread(stored: np.ndarray, like: np.ndarray) -> np.ndarray:
     """One number where the frozen tree has many: converters fold equal ones."""
     if stored.size == 1:
-        return np.broadcast_to(stored.ravel(), like.shape)
+        return np.broadcast_to(stored.reshape(()), like.shape)
     return _once(stored, like)
 
 

@@ -1,7 +1,8 @@
 """tflite: an artifact as one .tflite file that needs nothing else: pixels in, logits out, labels inside.
 
-Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. Files of trained integers
-(int8, int16x8, weights_only) are checked against the frozen network before they are written.
+Every file has the signature ``serving_default``: ``image`` in, ``logits`` out. Before it is written it is
+checked: trained integers (int8, int16x8, weights_only) number by number against the frozen network, what
+computes in float by its answers to random pictures against the model's.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import numpy as np
 
 from jaxmini.compress.quantize.transform import is_quantized, is_weights_only
 from jaxmini.export import (
+    answers,
     bits,
     edges,
     features,
@@ -99,8 +101,9 @@ def tflite(
         ValueError: unknown variant or backend, a variant or layout that the model cannot have, or an
             operation without a TFLite form; names it.
         ImportError: the back end is not installed; names the extra that brings it.
-        ConversionError: the converter failed.
-        ConstraintError, ParityError: the converter wrote a file that does not hold the trained integers.
+        ConversionError: the converter failed, or wrote a file that the interpreter refuses.
+        ConstraintError, ParityError: the converter wrote a file that does not hold the trained integers, or
+            does not answer as the model does.
     """
     require_known("variant", variant, tuple(INPUTS))
     require_backend(backend)
@@ -164,7 +167,10 @@ def _float_file(artifact: Artifact, variant: Variant, backend: Backend, layout: 
         )
     else:
         content = _narrowed(litert.convert(function, image, outputs), variant)
-    return content if layout.embedding is None else signatures.split(content)
+    content = content if layout.embedding is None else signatures.split(content)
+    tried = answers.trial(function, image, outputs)
+    answers.check(content, tried, answers.TOLERANCES[variant])
+    return content
 
 
 def _narrowed(content: bytes, variant: Variant) -> bytes:

@@ -13,6 +13,7 @@ from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
 from jaxmini.data.views import Normalization
 from jaxmini.export import (
+    answers,
     editing,
     features,
     flatbuffer,
@@ -80,8 +81,9 @@ def weights_only_file(
         ValueError: an unknown back end, a plan for another batch or of a network of integers, or a network
             without a kernel for int4.
         ImportError: the back end is not installed; names the extra that brings it.
-        ConversionError: the converter failed.
-        ConstraintError, ParityError: the converter wrote a file that is not the frozen network.
+        ConversionError: the converter failed, or wrote a file that the interpreter refuses.
+        ConstraintError, ParityError: the converter wrote a file that is not the frozen network, or does not
+            answer as it does.
     """
     require_backend(backend)
     layout = layout.of("weights_only")
@@ -89,17 +91,18 @@ def weights_only_file(
     part = None if layout.embedding is None else features.before(plan, layout.embedding)
     also = () if part is None else (part.output,)
     function = _function(plan, frozen, normalization, also)
-    inputs = _inputs(plan, layout, normalization)
+    inputs, outputs = _inputs(plan, layout, normalization), (OUTPUT, *([EMBEDDING] if also else []))
     convert = jax2tf.convert_annotated if backend == "jax2tf" else litert.convert
-    content = convert(function, inputs, (OUTPUT, *([EMBEDDING] if also else [])))
-    content = repair.narrow_paddings(content)
+    content = repair.narrow_paddings(convert(function, inputs, outputs))
     if layout.int4:
         content = packed(content, plan, frozen)
-    if part is None:
-        return content, float_kernels.check(content, plan, frozen)
-    content = signatures.split(content)
-    float_kernels.check(flatbuffer.read(content, EMBEDDING), part, frozen)
-    return content, float_kernels.check(content, plan, frozen)
+    if part is not None:
+        content = signatures.split(content)
+        float_kernels.check(flatbuffer.read(content, EMBEDDING), part, frozen)
+    checked = float_kernels.check(content, plan, frozen)
+    tried = answers.trial(function, inputs, outputs)
+    answers.check(content, tried, answers.TOLERANCES["weights_only"])
+    return content, checked
 
 
 def packed(content: bytes, plan: Plan, frozen: Frozen) -> bytes:

@@ -53,7 +53,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (40, *SHAPE), dtype=np.uint8)
 
 
-def make(model: Model, images: np.ndarray) -> Artifact:
+def make(model: Model, images: np.ndarray, labels: tuple[str, ...] = LABELS) -> Artifact:
     """An artifact with biases and statistics that are not their initial values."""
     rng = np.random.default_rng(1)
 
@@ -65,7 +65,7 @@ def make(model: Model, images: np.ndarray) -> Artifact:
     variables = jax.tree_util.tree_map_with_path(moved, variables)
     if "quant" in variables:
         variables = calibrate(model, variables, [NORMALIZATION(jnp.asarray(images))])
-    return Artifact(model, variables, LABELS, NORMALIZATION, SHAPE, {"made": "by a test"})
+    return Artifact(model, variables, labels, NORMALIZATION, SHAPE, {"made": "by a test"})
 
 
 @pytest.fixture(scope="session")

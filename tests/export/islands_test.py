@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -174,3 +176,33 @@ def test_a_declared_island_is_exported(images: np.ndarray, tmp_path: Path):
     ]
     assert {"BATCH_MATMUL", "FULLY_CONNECTED"} <= {op.name for op in attention.inland}
     assert exported.parity.groups == sum(bool(group.name == group.site) for group in plan.groups)
+
+
+class Choosing(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bright = x.mean(-1, keepdims=True) > 0
+        return jnp.where(bright & (x > -1), jnp.sin(x), bright.astype(jnp.float32))
+
+
+class Asking(nn.Module):
+    """A choice by numbers that the model computes, inside a module of its own."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = Choosing(name="choosing")(nn.Conv(4, (3, 3), 2, name="stem")(x))
+        return nn.Dense(CLASSES, name="head")(x.mean((1, 2)))
+
+
+def test_an_island_may_ask_questions_inside(images: np.ndarray, tmp_path: Path):
+    scheme = int8(rules=(float_island("choosing"),))
+    artifact = make(quantized(Asking(), scheme), images)
+    exported = tflite(artifact, tmp_path / "net.tflite", variant="int8", backend="litert")
+    assert {"GREATER", "LOGICAL_AND"} <= exported.ops.keys()
+    some = images[:8]
+    plan, frozen = integer_form(artifact, len(some))
+    pixels = (some.astype(np.int16) - 128).astype(np.int8)
+    expected = jax.jit(functools.partial(simulate, plan, frozen))(pixels)
+    np.testing.assert_array_equal(tflite_integers(exported.path)(some), expected)
+    with pytest.raises(ConstraintError, match="numbers leave the integers for .*GREATER"):
+        check_integer(bytes_of(exported))

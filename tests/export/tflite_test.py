@@ -9,20 +9,26 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmini.compress.quantize import simulate
+from jaxmini.compress.quantize import float_island, int8, quantize, simulate, weights_only
 from jaxmini.data import Normalization
 from jaxmini.evaluate.runtime import Kernels, tflite_integers, tflite_predict
 from jaxmini.export import (
     Artifact,
     Exported,
+    Layout,
+    ParityError,
     describe_file,
     integer_form,
+    litert,
     predict,
     tflite,
 )
 from jaxmini.export.distance import compare
 from jaxmini.export.flatbuffer import read
 from jaxmini.export.parity import check
+from jaxmini.model import from_linen
+from tests.export.conftest import make, quantized
+from tests.export.upsampling_nets import Upsampling
 
 Convert = Callable[[str, str], Exported]
 
@@ -190,3 +196,62 @@ def test_ranges_that_saw_no_data_are_refused(integer_artifact: Artifact, tmp_pat
     fresh = dataclasses.replace(integer_artifact, variables=variables)
     with pytest.raises(ValueError, match="seen"):
         tflite(fresh, tmp_path / "x.tflite", variant="int8", backend="litert")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "variant", "backend"),
+    [
+        (3, 2, "float32", "litert"),
+        (4, 3, "float32", "litert"),
+        (4, 3, "float16", "litert"),
+        (3, 2, "dynamic_int8", "litert"),
+        pytest.param(3, 2, "float32", "jax2tf", marks=pytest.mark.slow),
+        pytest.param(4, 3, "dynamic_int8", "jax2tf", marks=pytest.mark.slow),
+    ],
+)
+def test_transposed_convolutions_of_float_files_are_those_of_the_model(
+    kernel: int, stride: int, variant: str, backend: str, images: np.ndarray, tmp_path: Path
+):
+    model = from_linen(Upsampling(kernel, stride, classes=False))
+    artifact = make(model, images, labels=())
+    exported = tflite(artifact, tmp_path / "up.tflite", variant=variant, backend=backend)
+    expected = np.asarray(predict(artifact)(images[:4]))
+    answers = tflite_predict(exported.path)(images[:4])
+    assert answers.shape == expected.shape
+    tolerance = {"float32": 1e-5, "float16": 1e-2, "dynamic_int8": 5e-2}[variant]
+    assert np.abs(answers - expected).max() <= tolerance * np.abs(expected).max()
+    assert "TRANSPOSE_CONV" not in exported.ops
+
+
+def test_islands_and_kernels_alone_with_transposed_convolutions_compute_the_model(
+    images: np.ndarray, tmp_path: Path
+):
+    kept, model = (float_island("up"),), from_linen(Upsampling())
+    for twin, variant in (
+        (quantized(Upsampling(), int8(rules=kept)), "int8"),
+        (quantize(model, weights_only()), "weights_only"),
+        (quantize(model, weights_only(rules=kept)), "weights_only"),
+    ):
+        artifact, path = make(twin, images), tmp_path / "up.tflite"
+        exported = tflite(artifact, path, variant=variant, backend="litert")
+        expected = np.asarray(predict(artifact)(images))
+        answers = tflite_predict(path)(images)
+        step = describe_file(path)["output"].get("scale", 1e-4 * np.abs(expected).max())
+        assert np.abs(answers - expected).max() <= 1.01 * step
+        assert "TRANSPOSE_CONV" not in exported.ops
+
+
+@pytest.mark.parametrize("variant", ["float32", "float16"])
+def test_a_file_that_answers_otherwise_is_refused(
+    variant: str, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The converter's own transposed convolution, behind a mean that hides the shape of its picture."""
+    monkeypatch.setattr(litert, "without_spreading", lambda function, *_: function)
+    artifact, path = make(from_linen(Upsampling()), images), tmp_path / "up.tflite"
+    layout = Layout(embedding="head", batch=2)
+    with pytest.raises(ParityError, match=r"(?s)logits: the largest.*embedding: the largest"):
+        tflite(artifact, path, variant=variant, backend="litert", layout=layout)
+    pictures = make(from_linen(Upsampling(classes=False)), images, labels=())
+    with pytest.raises(ParityError, match="the file answers .*, the model "):
+        tflite(pictures, path, variant="dynamic_int8", backend="litert")
+    assert not path.exists()

@@ -10,10 +10,12 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.patterns import rectified
 from jaxmini.compress.quantize.program import Op, dependents, needed
-from jaxmini.compress.quantize.refusal import check_float32
+from jaxmini.compress.quantize.refusal import KNOWN_BEFORE, check_float32, refuse
 from jaxmini.compress.quantize.subgraph import Subgraph, read_by, seen_outside
 
 # What a normalisation is made of: moments over some axes, and arithmetic. Not products with kernels.
@@ -99,9 +101,11 @@ class Region:
 
     def place(self, grouping: Grouping) -> None:
         """Append the island; all that it reads has been placed."""
-        for op in self.ops:
-            check_float32(op, grouping.program)
         reads, held = read_by(grouping, self.ops)
+        for op in self.ops:
+            check_float32(op, grouping.program, answers=op is not self.ops[-1])
+            if any(grouping.program.types[value].dtype != np.float32 for value in reads):
+                refuse(op, "the island reads the numbers of tokens", KNOWN_BEFORE, in_float=False)
         inputs = tuple(grouping.replaced.get(value, value) for value in reads)
         name, last = grouping.unique(self.name), self.ops[-1]
         grouping.add(

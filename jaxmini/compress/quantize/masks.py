@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxmini.compress.quantize.examples import example_axes
 from jaxmini.compress.quantize.grid import HIGH, KERNEL_LIMIT, LOW, Grid
 from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.patterns import HIDDEN, hides
@@ -99,7 +100,7 @@ def place(grouping: Grouping, op: Op, source: Value, kept: np.ndarray) -> None:
     """Append the mask; it must be the same for every example."""
     rank = len(grouping.program.shape(op.outputs[0]))
     kept = _smallest(kept.reshape((1,) * (rank - kept.ndim) + kept.shape))
-    if kept.shape[0] != 1:
+    if kept.shape[example_axes(grouping.program)[op.outputs[0]] or 0] != 1:
         refuse(op, "it hides other numbers of other examples", "give all examples one mask")
     if not kept.any(axis=-1).all():
         refuse(op, "it hides all numbers of a row", "leave at least one number a row")

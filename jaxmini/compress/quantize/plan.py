@@ -120,7 +120,8 @@ class Weighted(Group):
         if self.kernel is None:
             return jnp.ones((1, 1, 1, channels), jnp.float32)
         kernel = read(values, self.kernel)
-        return kernel if kernel.ndim == 4 else kernel.reshape(-1, channels)
+        is_window = self.op.name == "conv_general_dilated"
+        return kernel if is_window else kernel.reshape(-1, channels)
 
     def product(self, inputs: Array, kernel: Array, *, exactly: bool = False) -> Array:
         """Product of the inputs with a kernel [..., O]; ``exactly`` where a device knows faster ways."""

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from jax import lax
 
+from jaxmini.compress.quantize.examples import example_axes
 from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.plan import Group
 from jaxmini.compress.quantize.program import Op
@@ -33,14 +34,24 @@ class Product(Group):
 
 def product(grouping: Grouping, op: Op) -> None:
     """Group a dot_general whose two operands depend on the model's input."""
-    _, (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
     alone = grouping.program.shape(grouping.program.input)[0] == 1  # jnp.matmul drops such a batch
-    if not alone and (lhs_batch[:1], rhs_batch[:1]) != ((0,), (0,)):
+    if not alone and not _keeps_examples_apart(grouping, op):
         refuse(
             op,
             "it multiplies activations of different examples",
-            "keep the batch as the first axis of both operands and of the result, as "
-            "jnp.einsum('bqd,bkd->bqk') does",
+            "let both operands have the axis of the examples in common, as jnp.einsum('bqd,bkd->bqk') does",
         )
     name = grouping.name(op, "matmul")
     grouping.add(Product(name, name, grouping.inputs(op), op.outputs, op))
+
+
+def _keeps_examples_apart(grouping: Grouping, op: Op) -> bool:
+    """Whether the examples of one operand meet those of their own in the other."""
+    _, (lhs_batch, rhs_batch) = op.params["dimension_numbers"]
+    axes = example_axes(grouping.program)
+    first, second = (axes[value] for value in op.inputs)
+    if (
+        first is None or second is None
+    ):  # it cannot be told: as models write it, the first axis is theirs
+        first = second = 0
+    return (first, second) in zip(lhs_batch, rhs_batch, strict=True)

@@ -8,7 +8,10 @@ from jaxmini.compress.quantize.program import Op, Program
 
 NORMALIZE = "write normalisation as nn.LayerNorm or nn.RMSNorm, whose parts stay together"
 
-KNOWN_BEFORE = "make masks and choices of what is known before the model runs, its shapes"
+KNOWN_BEFORE = (
+    "make masks and choices of constants, what is known before the model runs (its shapes), or quantize with "
+    "weights_only(), which leaves all but kernels as it is"
+)
 
 CURVES = "use nn.gelu, nn.silu or nn.hard_swish for elu, softplus and their like"
 
@@ -35,15 +38,17 @@ REMEDIES = {
 }
 
 
-def refuse(op: Op, reason: str | None = None, remedy: str | None = None) -> NoReturn:
-    """Raise the ValueError that says why ``op`` cannot be quantized."""
+def refuse(
+    op: Op, reason: str | None = None, remedy: str | None = None, *, in_float: bool = True
+) -> NoReturn:
+    """Raise the ValueError that says why ``op`` cannot be quantized; ``in_float``: an island can hold it."""
     where = f"the module {op.path}" if op.path else "the model"
     reason = reason or f"the operation {op.name!r} has no int8 form"
     remedy = remedy or REMEDIES.get(
         op.name, "compute it outside the quantized model, or replace it"
     )
     module = op.path.partition("/")[2]
-    island = f", or declare it a float_island({module!r})" if module else ""
+    island = f", or declare it a float_island({module!r})" if module and in_float else ""
     raise ValueError(f"quantize: {reason} ({op.name!r} in {where}): {remedy}{island}")
 
 
@@ -58,18 +63,38 @@ def check_batch_statistics(op: Op) -> None:
         )
 
 
-def check_float32(op: Op, program: Program) -> None:
-    """Refuse activations of another dtype."""
+def check_answers(op: Op, program: Program) -> None:
+    """Refuse numbers that are made of yes and no: masks, one_hot."""
+    types = [program.types[value].dtype for value in op.inputs if isinstance(value, int)]
+    if op.name == "convert_element_type" and types == [jnp.bool_]:
+        tokens = program.types[program.input].dtype == jnp.int32
+        lookup = "look up numbers of tokens with nn.Embed; " if tokens else ""
+        reason = (
+            "it makes numbers of a question that the model asks of its input, as a mask of padding"
+        )
+        refuse(op, reason, lookup + KNOWN_BEFORE, in_float=not tokens)
+
+
+def check_float32(op: Op, program: Program, *, answers: bool = False) -> None:
+    """Refuse activations of another dtype, but yes and no where ``answers`` may be."""
     for value in op.outputs:
         if program.types[value].dtype == jnp.bool_:
+            if answers:
+                continue
             refuse(op, "it asks a question of numbers that the model computes", KNOWN_BEFORE)
         if program.types[value].dtype != jnp.float32:
             refuse(op, f"it computes in {program.types[value].dtype}", "build the model in float32")
 
 
 def check_conv(op: Op) -> None:
-    """Refuse convolutions that are not NHWC with a HWIO kernel."""
+    """Refuse convolutions that are not of pictures or sequences, channels last in input and kernel."""
     numbers, rank = op.params["dimension_numbers"], len(op.params["window_strides"]) + 2
+    if rank - 2 not in (1, 2):
+        refuse(
+            op,
+            f"it is a convolution along {rank - 2} axes",
+            "convolve along one or two: make the others examples or channels by a reshape",
+        )
     channels_last = (0, rank - 1, *range(1, rank - 1))
     layout = numbers.lhs_spec, numbers.out_spec, numbers.rhs_spec
     if layout != (channels_last, channels_last, (rank - 1, rank - 2, *range(rank - 2))):

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmini.compress.quantize import functions, islands, masks, norms, points, products
 from jaxmini.compress.quantize.contraction import is_plain, rearranged
+from jaxmini.compress.quantize.convolutions import convolution
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.lookup import looked_up
@@ -28,12 +29,11 @@ from jaxmini.compress.quantize.plan import (
 )
 from jaxmini.compress.quantize.program import Literal, Op, Program
 from jaxmini.compress.quantize.refusal import (
+    check_answers,
     check_batch_statistics,
-    check_conv,
     check_float32,
     refuse,
 )
-from jaxmini.compress.quantize.upsampling import is_transposed, transposed_convolution
 
 
 def group(
@@ -80,6 +80,7 @@ def group(
 
 
 def _grouped(grouping: Grouping, op: Op) -> None:
+    check_answers(op, grouping.program)
     if op.name not in RULES:
         refuse(op)
     check_float32(op, grouping.program)
@@ -92,20 +93,19 @@ def product(grouping: Grouping, op: Op) -> None:
     is_dot = op.name == "dot_general"
     if grouping.is_activation(kernel) and (grouping.is_activation(inputs) or not is_dot):
         _of_activations(grouping, op)
-        return
-    if not is_dot and is_transposed(op):
-        transposed_convolution(grouping, op)
-        return
-    shape, rank = grouping.program.shape(op.outputs[0]), -1
-    if is_dot:
-        if not is_plain(grouping, op):
-            rearranged(grouping, op, product)
-            return
-        lhs = op.params["dimension_numbers"][0][0]
-        rank = len(grouping.program.shape(inputs)) - len(lhs)
+    elif not is_dot:
+        convolution(grouping, op)
+    elif not is_plain(grouping, op):
+        rearranged(grouping, op, product)
     else:
-        check_conv(op)
-    channels = shape[rank:]
+        _dense(grouping, op)
+
+
+def _dense(grouping: Grouping, op: Op) -> None:
+    """A product of the last axes of an activation with the first of a kernel."""
+    inputs, kernel = grouping.inputs(op)
+    rank = len(grouping.program.shape(inputs)) - len(op.params["dimension_numbers"][0][0])
+    channels = grouping.program.shape(op.outputs[0])[rank:]
     chain, value = grouping.absorb_chain(op.outputs[0], channels)
     clamp, value = grouping.absorb_clamp(value)
     clip, name = grouping.clip_after(value), grouping.name(op)

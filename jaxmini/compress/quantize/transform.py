@@ -40,6 +40,7 @@ from jaxmini.compress.quantize.stored import (
     in_force,
     kernel_starts,
 )
+from jaxmini.compress.quantize.straightening import straightened
 from jaxmini.compress.quantize.weights_only import weights_only
 from jaxmini.model import Model, Variables
 from jaxmini.state import Array, PyTree
@@ -294,7 +295,7 @@ def _grouped(
 ) -> Plan:
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in types]
     variables, inputs = jax.tree.unflatten(tree, leaves)
-    program = trace(model, variables, inputs)
+    program = straightened(trace(model, variables, inputs))
     return group_kernels(program, islands) if kernels_alone else group(program, grid, islands)
 
 

@@ -8,7 +8,8 @@ exact for every kernel, stride and padding, and runs where converters write wron
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +47,18 @@ def is_transposed(op: Op) -> bool:
     return any(step != 1 for step in op.params["lhs_dilation"])
 
 
-def transposed_convolution(grouping: Grouping, op: Op) -> None:
-    """A convolution with a channel a phase, then the moves that interleave its channels."""
+def transposed_convolution(grouping: Grouping, op: Op, leaves: int) -> None:
+    """A convolution with a channel a phase, then the moves that interleave its channels.
+
+    Args:
+        op: of pictures.
+        leaves: the value that the convolution leaves in the program: pictures, or sequences.
+    """
     _check(op)
     source, kernel = grouping.inputs(op)
-    axes, channels = _axes(grouping, op), grouping.program.shape(kernel)[-1]
-    chain, last = grouping.absorb_chain(op.outputs[0], (channels,))
+    shape = grouping.program.shape
+    axes, channels = phases_of(shape(source), shape(kernel), op.params), shape(kernel)[-1]
+    chain, last = grouping.absorb_chain(leaves, (channels,))
     clamp, last = grouping.absorb_clamp(last)
     clip = grouping.clip_after(last)
     phases = math.prod(axis.stride for axis in axes)
@@ -62,10 +69,38 @@ def transposed_convolution(grouping: Grouping, op: Op) -> None:
     (value,), (conv,) = emit(functools.partial(_convolve, axes), [source, kernel])
     name, wide = grouping.name(op, "conv_transpose"), (phases * channels,)
     grouping.add(Weighted(name, name, (source,), (value,), conv, kernel, chain, wide, clamp, clip))
-    _, moves = emit(functools.partial(_interleave, axes), [value])
+    _, moves = emit(functools.partial(_interleave, axes, shape(leaves)), [value])
     moves[-1] = dataclasses.replace(moves[-1], outputs=(last,))
     for move in moves:
         grouping.add(Move(grouping.name(move), name, move.inputs, move.outputs, move))
+
+
+def upsampled(inputs: Array, kernel: Array, params: Mapping[str, Any]) -> jax.Array:
+    """What a transposed convolution of pictures gives, without groups and strides, by its phases.
+
+    Args:
+        inputs: [B, H, W, I].
+        kernel: [h, w, I, O].
+        params: those of ``conv_general_dilated``.
+    """
+    axes = phases_of(inputs.shape, kernel.shape, params)
+    phases = _convolve(axes, inputs, _phase_kernel(axes, params["rhs_dilation"], kernel))
+    sizes = (axis.size for axis in axes)
+    return _interleave(axes, (inputs.shape[0], *sizes, kernel.shape[-1]), phases)
+
+
+def phases_of(
+    inputs: tuple[int, ...], kernel: tuple[int, ...], params: Mapping[str, Any]
+) -> tuple[Phases, ...]:
+    """The phases of each axis of pictures.
+
+    Args:
+        inputs, kernel: their shapes, [B, H, W, I] and [h, w, I, O].
+        params: those of ``conv_general_dilated``.
+    """
+    spread, dilation = params["lhs_dilation"], params["rhs_dilation"]
+    sizes = zip(inputs[1:-1], kernel[:-2], spread, dilation, params["padding"], strict=True)
+    return tuple(_phases(*each) for each in sizes)
 
 
 def _check(op: Op) -> None:
@@ -73,29 +108,12 @@ def _check(op: Op) -> None:
         refuse(op, "it is a transposed convolution of groups", "transpose without groups")
     if any(step != 1 for step in op.params["window_strides"]):
         refuse(op, "it spreads its input and strides", "use one of the two")
-    if len(op.params["window_strides"]) != 2:
-        refuse(op, "it is a transposed convolution of other than pictures", "give it two axes")
 
 
-def _axes(grouping: Grouping, op: Op) -> tuple[Phases, ...]:
-    inputs, kernel = (grouping.program.shape(value) for value in op.inputs)
-    sizes = zip(
-        inputs[1:-1],
-        kernel[:-2],
-        op.params["lhs_dilation"],
-        op.params["rhs_dilation"],
-        op.params["padding"],
-        grouping.program.shape(op.outputs[0])[1:-1],
-        strict=True,
-    )
-    return tuple(_phases(*each) for each in sizes)
-
-
-def _phases(
-    inputs: int, taps: int, stride: int, dilation: int, padding: tuple[int, int], size: int
-) -> Phases:
+def _phases(inputs: int, taps: int, stride: int, dilation: int, padding: tuple[int, int]) -> Phases:
     """Output ``stride * m + p`` is the sum over taps j of input ``m + (p - low + j) / stride``, if whole."""
     taps, low = dilation * (taps - 1) + 1, padding[0]
+    size = (inputs - 1) * stride + 1 + sum(padding) - taps + 1
     first, last = -(low // stride), (stride + taps - 2 - low) // stride
     window = last - first + 1
     front = stride - 1 - low - stride * first
@@ -106,7 +124,7 @@ def _phases(
 def _phase_kernel(axes: tuple[Phases, ...], dilation: tuple[int, ...], kernel: Array) -> jax.Array:
     """The kernel [h, w, I, O] as [window, window, I, phases * O]."""
     sides = [(axis.front, axis.back, step - 1) for axis, step in zip(axes, dilation, strict=True)]
-    kernel = lax.pad(kernel, jnp.float32(0), [*sides, (0, 0, 0), (0, 0, 0)])
+    kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [*sides, (0, 0, 0), (0, 0, 0)])
     (tall, wide), channels = axes, kernel.shape[2:]
     kernel = kernel.reshape(tall.window, tall.stride, wide.window, wide.stride, *channels)
     kernel = jnp.flip(kernel, (1, 3)).transpose(0, 2, 4, 1, 3, 5)
@@ -118,12 +136,12 @@ def _convolve(axes: tuple[Phases, ...], inputs: Array, kernel: Array) -> jax.Arr
     return lax.conv_general_dilated(inputs, kernel, (1, 1), padding, dimension_numbers=layout)
 
 
-def _interleave(axes: tuple[Phases, ...], values: Array) -> jax.Array:
-    """[B, rows, columns, phases * O] -> [B, H, W, O]."""
+def _interleave(axes: tuple[Phases, ...], shape: tuple[int, ...], values: Array) -> jax.Array:
+    """[B, rows, columns, phases * O] -> [B, H, W, O], or [B, W, O] of one row."""
     (tall, wide), (batch, rows, columns, _) = axes, values.shape
     values = values.reshape(batch * rows, columns, tall.stride, -1).transpose(0, 2, 1, 3)
     values = values.reshape(batch, rows * tall.stride, columns * wide.stride, -1)
-    return values[:, : tall.size, : wide.size]
+    return values[:, : tall.size, : wide.size].reshape(shape)
 
 
 def _repeated(grouping: Grouping, step: Affine, channels: int, phases: int, path: str) -> Affine:

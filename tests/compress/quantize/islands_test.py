@@ -9,7 +9,7 @@ from quantize_checks import plan_of
 from quantize_functions import alone, grouping_of, planned
 from quantize_nets import Attention, pictures
 
-from jaxmini.compress.quantize import float_island, int8, make_plan, quantize
+from jaxmini.compress.quantize import float_island, int8, make_plan, quantize, weights_only
 from jaxmini.compress.quantize.islands import Island, _components, find, modules
 from jaxmini.compress.quantize.program import Op
 from jaxmini.model import from_linen
@@ -167,3 +167,42 @@ def test_an_island_leaves_one_array():
     net = vit(5, patch=4, width=16, layers=1, heads=2)
     plan = declared(net, "block0/attention/*qhd,...khd*", inputs=pictures(1))
     assert any("island" in group.name for group in plan.groups)
+
+
+class Padded(nn.Module):
+    """Attention whose mask is made of tokens, in a module of its own or in the model itself."""
+
+    inside: bool
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(7, 4, name="tokens")(tokens)
+        mask = tokens if self.inside else nn.make_attention_mask(tokens > 0, tokens > 0)
+        return Masked(name="masked")(x, mask).mean(1)
+
+
+class Masked(nn.Module):
+    @nn.compact
+    def __call__(self, x, mask):
+        if mask.ndim == 2:
+            mask = nn.make_attention_mask(mask > 0, mask > 0)
+        return nn.MultiHeadDotProductAttention(2)(x, mask=mask)
+
+
+TOKENS = np.ones((2, 5), np.int32)
+KNOWN = "make masks and choices of constants.*weights_only"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_mask_made_of_tokens_is_refused_with_the_way_out(inside):
+    with pytest.raises(ValueError, match=f"as a mask of padding.*{KNOWN}") as error:
+        plan_of(Padded(inside), TOKENS)
+    assert "float_island" not in str(error.value)  # an island has nothing to read tokens by
+    model = from_linen(Padded(inside))
+    variables = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
+    make_plan(quantize(model, weights_only()), {**variables, "quant": {}}, TOKENS)
+
+
+def test_an_island_that_reads_tokens_is_refused():
+    with pytest.raises(ValueError, match=f"the island reads the numbers of tokens.*{KNOWN}"):
+        declared(Padded(True), "masked", inputs=TOKENS)

@@ -8,6 +8,7 @@ from quantize_functions import alone, op_of, program_of
 from jaxmini.compress.quantize.program import Op
 from jaxmini.compress.quantize.refusal import (
     REMEDIES,
+    check_answers,
     check_batch_statistics,
     check_conv,
     check_float32,
@@ -95,3 +96,38 @@ def test_linens_layout_is_taken_and_groups_of_the_batch_are_not():
     check_conv(convolution(("NHWC", "HWIO", "NHWC")))
     with pytest.raises(ValueError, match="it groups the batch.*feature_group_count"):
         check_conv(convolution(("NHWC", "HWIO", "NHWC"), groups=2))
+
+
+@pytest.mark.parametrize("axes", [3, 0])
+def test_a_convolution_along_other_than_one_or_two_axes_is_refused(axes):
+    shape, names = (2, *[4] * axes, 4), "DHW"[:axes]
+
+    def function(params, x):
+        layout = (f"N{names}C", f"{names}IO", f"N{names}C")
+        return lax.conv_general_dilated(
+            x, params["w"], (1,) * axes, [(0, 0)] * axes, dimension_numbers=layout
+        )
+
+    program = program_of(function, shape, w=(*[2] * axes, 4, 4))
+    with pytest.raises(
+        ValueError, match=f"along {axes} axes.*one or two: make the others examples"
+    ):
+        check_conv(op_of(program, "conv_general_dilated"))
+
+
+def test_a_mask_made_of_the_input_is_told_with_what_can_be_done():
+    program = program_of(alone(lambda x: x * (x > 0).astype(jnp.float32)))
+    cast = op_of(program, "convert_element_type")
+    with pytest.raises(ValueError, match=r"as a mask of padding.*of constants.*weights_only\(\)"):
+        check_answers(cast, program)
+    check_answers(op_of(program, "mul"), program)
+
+
+def test_yes_and_no_may_be_inside_an_island():
+    program = program_of(alone(lambda x: jnp.where(x > 0, x, 0.0)))
+    check_float32(op_of(program, "gt"), program, answers=True)
+
+
+def test_what_no_island_can_hold_is_not_sent_there():
+    with pytest.raises(ValueError, match="^quantize: it is odd .*: be even$"):
+        refuse(op("exp"), "it is odd", "be even", in_float=False)

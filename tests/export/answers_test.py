@@ -1,0 +1,99 @@
+"""Answers: a file that computes something else is told, with what differs and by how much."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmini.export import answers, litert
+from jaxmini.export.converter import ConversionError
+from jaxmini.export.parity import ParityError
+
+IMAGE = jax.ShapeDtypeStruct((2, 3), np.dtype(np.float32))
+
+
+def model(x: jax.Array) -> jax.Array:
+    return jnp.tanh(x / 100) + 1
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return litert.convert(model, IMAGE)
+
+
+def tried(
+    function: Callable, image: jax.ShapeDtypeStruct = IMAGE, outputs: tuple[str, ...] = ("logits",)
+) -> answers.Trial:
+    return answers.trial(function, image, outputs)
+
+
+def test_the_file_of_the_model_passes(content: bytes):
+    answers.check(content, tried(model), 1e-5)
+
+
+def test_two_outputs_are_told_apart():
+    def both(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return model(x), x[:, :1] * 2
+
+    outputs = ("logits", "embedding")
+    content = litert.convert(both, IMAGE, outputs)
+    answers.check(content, tried(both, outputs=outputs), 1e-5)
+    other = tried(lambda x: (model(x), x[:, :1]), outputs=outputs)
+    with pytest.raises(ParityError, match="embedding: the largest difference") as error:
+        answers.check(content, other, 1e-5)
+    assert "logits:" not in str(error.value)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 2e-2])
+def test_what_is_beyond_the_tolerance_is_named_with_its_size(content: bytes, tolerance: float):
+    def moved(by: float) -> answers.Trial:
+        return tried(lambda x: model(x) + jnp.where(x == x.max(), by, 0.0))
+
+    largest = np.max(tried(model).answers["logits"])
+    answers.check(content, moved(0.5 * tolerance * largest), tolerance)
+    with pytest.raises(
+        ParityError, match=r"logits: the largest difference is 0\.\d+, of the answer"
+    ):
+        answers.check(content, moved(2 * tolerance * largest), tolerance)
+
+
+def test_another_shape_is_another_answer_whatever_the_tolerance(content: bytes):
+    for tolerance in (1e-3, None):
+        with pytest.raises(ParityError, match=r"the file answers \[2, 3\], the model \[2, 1\]"):
+            answers.check(content, tried(lambda x: model(x)[:, :1]), tolerance)
+
+
+def test_numbers_that_are_none_are_told_and_agree_with_their_like(content: bytes):
+    undefined = tried(lambda x: model(x) * jnp.nan)
+    for tolerance in (1e-3, None):
+        with pytest.raises(ParityError, match="of the answer 1"):
+            answers.check(content, undefined, tolerance)
+    answers.check(content, tried(lambda x: 2 * model(x)), None)
+    same = litert.convert(lambda x: jnp.log(x - 300), IMAGE)
+    answers.check(same, tried(lambda x: jnp.log(x - 300)), 1e-3)
+
+
+def test_answers_of_zero_agree_with_zero():
+    content = litert.convert(lambda x: x * 0, IMAGE)
+    answers.check(content, tried(lambda x: x * 0), 1e-3)
+    with pytest.raises(ParityError, match="the largest difference is 0.1"):
+        answers.check(content, tried(lambda x: x * 0 + 0.1), 1e-3)
+
+
+def test_a_file_that_does_not_run_is_refused(content: bytes):
+    with pytest.raises(ConversionError, match="the interpreter refuses the file"):
+        answers.check(b"no file at all", tried(model), 1e-3)
+
+
+def test_what_is_drawn_is_what_a_file_takes():
+    tokens = jax.ShapeDtypeStruct((4, 50), np.dtype(np.int32))
+    for array in tried(lambda t: t, tokens).inputs:
+        assert (array.dtype, array.shape) == (np.int32, (4, 50))
+        assert set(np.unique(array)) == {0, 1}
+    pixels = jax.ShapeDtypeStruct((1, 99), np.dtype(np.uint8))
+    first, second = tried(lambda x: x, pixels).inputs
+    assert first.dtype == np.uint8
+    assert first.max() > 200
+    assert not np.array_equal(first, second)
