@@ -1,8 +1,8 @@
 """Straightening: functions of several operations that moves of numbers have come between, made whole again.
 
-What ``jax.vmap`` maps stands elsewhere in a maximum than in the numbers it is taken from, so it transposes both,
-and softmax is no longer one function of one array: the maximum is taken of the numbers transposed. A pool of
-sequences is one of pictures, made sequences again: its sums are divided before that.
+What ``jax.vmap`` maps stands elsewhere in a maximum than in the numbers it is taken from, so it transposes
+both, and softmax is no longer one function of one array: the maximum is taken of the numbers transposed. A
+pool of sequences is one of pictures, made sequences again: its sums are divided before that.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jaxmini.compress.quantize.program import Op, Program, Value
 
 
 def straightened(program: Program) -> Program:
-    """The program with every maximum that is transposed as its source is taken of that, and whole averages."""
+    """The program with whole averages, and maxima that are transposed as their sources taken of those."""
     types = dict(program.types)
     ops = list(program.ops)
     for op in program.ops:
