@@ -223,7 +223,8 @@ def test_a_mistake_in_a_config_is_told_with_its_line(config, capsys, right, wron
 def test_a_slip_in_one_s_own_loss_is_one_message_and_says_how_to_see_where(config, capsys):
     Path(config).write_text(CONFIG.replace("jnp.nan", "jnp.nann"))
     assert failed(capsys, "run", config) == (
-        "module 'jax.numpy' has no attribute 'nann' (JAXMINI_TRACEBACK=1 shows where)"
+        "stage 'net': its loss failed with AttributeError: module 'jax.numpy' has no attribute "
+        "'nann' (JAXMINI_TRACEBACK=1 shows where)"
     )
 
 

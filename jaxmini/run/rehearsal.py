@@ -18,6 +18,7 @@ from jaxmini.data import Dataset, Normalization, batch_at
 from jaxmini.losses.loss import LossLike, Signals
 from jaxmini.model import Model, Variables
 from jaxmini.near_miss import did_you_mean
+from jaxmini.run import process
 from jaxmini.run.outcome import total_steps
 from jaxmini.run.stage import Contrastive, Distill, Stage, Supervised
 from jaxmini.state import Array, Batch, Metrics
@@ -78,8 +79,9 @@ def failing(stage: Stage, part: str, **given: Mapping[str, Array]) -> Iterator[N
     except RehearsalError:
         raise
     except Exception as error:
+        where = "" if process.is_told(error) else f" {process.SHOWS_WHERE}"
         raise RehearsalError(
-            f"stage {stage.name!r}: its {part} failed with {_text(error, given)}"
+            f"stage {stage.name!r}: its {part} failed with {_text(error, given)}{where}"
         ) from error
 
 

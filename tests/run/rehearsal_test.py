@@ -122,7 +122,10 @@ def test_nothing_is_computed():
             towards_the_teacher,
             "its loss failed with KeyError: 'teacher'; signals: student; batch: epoch, id, image, label",
         ),
-        (of_labels, "KeyError: 'labels'; signals: ...label; did you mean 'label'?"),
+        (
+            of_labels,
+            "KeyError: 'labels'; signals: ...label; did you mean 'label'? (JAXMINI_TRACEBACK=1",
+        ),
         (
             losses.kl(),
             "its loss failed with KeyError: kl reads the signal 'teacher', which this step does not "
