@@ -61,3 +61,10 @@ def test_other_inputs_and_files_are_refused(integer_path: Path, inputs: np.ndarr
 
     with pytest.raises(ValueError, match="the interpreter (crashes on|refuses) the file"):
         kernel_parity(edited(integer_path.read_bytes(), tamper), inputs, kernels="xnnpack")
+
+
+def test_tflite_micro_is_one_more_kind_of_kernels(integer_path: Path, inputs: np.ndarray):
+    pytest.importorskip("tflite_micro", reason="needs jaxmini[micro]")
+    found = kernel_parity(integer_path, inputs[:3], kernels="micro")
+    assert len(found) == 8
+    assert all(op.deviation.largest <= 1 for op in found)
