@@ -116,7 +116,7 @@ def answers(content: bytes, inputs: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("backend", ["litert", "jax2tf"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_pictures_to_pictures(backend: str):
     x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     plan, frozen, inputs, simulated = integers(Pictures(), x)

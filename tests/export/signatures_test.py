@@ -128,6 +128,7 @@ def test_the_description_is_of_the_ends(everything: Path):
     assert described["embedding"] == {"name": "embedding", "shape": [3, 8], "dtype": "float32"}
 
 
+@pytest.mark.slow
 def test_jax2tf_writes_the_same_integers(
     everything: Path, narrow_artifact: Artifact, images: np.ndarray, tmp_path: Path
 ):

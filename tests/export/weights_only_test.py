@@ -67,10 +67,17 @@ MADE = {
 }
 FILES = [
     *((name, "litert") for name in MADE),
-    ("mixed", "jax2tf"),
     *(
         pytest.param(name, "jax2tf", marks=pytest.mark.slow)
-        for name in ("convolutions", "silent", "branches", "transformer", "gates", "all at once")
+        for name in (
+            "mixed",
+            "convolutions",
+            "silent",
+            "branches",
+            "transformer",
+            "gates",
+            "all at once",
+        )
     ),
 ]
 

@@ -89,9 +89,9 @@ def test_killed_in_stages_and_export_it_ends_as_if_undisturbed(killed, undisturb
     moments = random.Random(seed)
     command, done, said = ["run", TINY, "--workdir", tmp_path / "run"], set(), []
     for stage in killed:
-        # Well before the stage's last steps and saves, anywhere in a step or a save.
+        # After its second save and well before its last ones, anywhere in a step or a save.
         total = STEPS[stage]
-        step, delay = moments.randint(2 * total // 8, 5 * total // 8), moments.uniform(0, 0.08)
+        step, delay = moments.randint(3 * total // 8, 5 * total // 8), moments.uniform(0, 0.08)
         ended = run(DOOMED, "kill", stage, step, delay, *command)
         assert ended.code == -signal.SIGKILL, ended
         assert finished(ended.out) == done

@@ -86,6 +86,7 @@ def test_two_processes_train_what_one_does_and_one_of_them_writes(start, alone, 
     assert_alike(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_a_gate_that_failed_is_the_exit_code_of_both(start, alone, tmp_path):
     shutil.copytree(alone, tmp_path / "run")
     command = ("-m", "jaxmini", "run", SHORT, "--workdir", tmp_path / "run", "gates.0.accuracy=1")

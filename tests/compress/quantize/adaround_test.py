@@ -44,7 +44,7 @@ def calibrated(module, kernel, x):
     ("module", "kernel"),
     [
         (Residual(), per_tensor(bits=8)),
-        (PreActivation(), per_channel(bits=3, mse=True)),
+        pytest.param(PreActivation(), per_channel(bits=3, mse=True), marks=pytest.mark.slow),
         pytest.param(Residual(), per_channel(bits=4), marks=pytest.mark.slow),
         pytest.param(Mixed(), per_tensor(bits=4, mse=True), marks=pytest.mark.slow),
     ],
