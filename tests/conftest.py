@@ -1,7 +1,7 @@
 """Settings of every test: eight virtual CPU devices, strict promotion, programs that compile fast and stay.
 
-Most of a test's time is XLA's, which optimizes what runs once: it is asked not to. The slow tests, and all
-before a change is taken, run with ``JAXMINI_TEST_OPTIMIZED=1``: programs are compiled as users' are.
+Most of a test's time is XLA's, which optimizes what runs once: it is asked not to. With
+``JAXMINI_TEST_OPTIMIZED=1``, as the slow tests run, programs are compiled as users' are.
 """
 
 import os
