@@ -12,25 +12,35 @@ says. Stopped, it goes on where it was.
 
 import dataclasses
 import itertools
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import flax.linen as nn
+import numpy as np
 
 from benchmarks import page
 from jaxmini import data, losses, models
 from jaxmini.compress import quantize
 from jaxmini.data import Source, View
+from jaxmini.model import Model, Variables
 from jaxmini.recipe import Distill, Export, Layout, PostTraining, Recipe, Supervised
 from jaxmini.run import chain, process
 from jaxmini.run.report.content import Report
 from jaxmini.run.report.quantity import MISSING, percent, points, short
 from jaxmini.run.report.table import Column, Row, Table
+from jaxmini.state import Array
 from jaxmini.steps import adamw, sgd
 
 FLOAT, PTQ, QAT, W4A8, PER_TENSOR = "float", "PTQ", "QAT", "W4A8", "PTQ, one scale a kernel"
+SPREAD, SPREAD_PER_TENSOR, EQUALIZED = (
+    "channels spread: PTQ",
+    "channels spread: PTQ, one scale a kernel",
+    "channels spread: PTQ, one scale a kernel, equalized",
+)
 BATCH = 128
+TIMES = 30  # how far channels are spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +58,40 @@ class Net:
     module: nn.Module
     optimizer: sgd | adamw
     bars: dict[str, float]
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether its files with channels spread are made too."""
+        return SPREAD in self.bars
+
+
+@dataclasses.dataclass(frozen=True)
+class spread:
+    """The same float network, the channels of whose kernels differ in range by ``times`` more.
+
+    Every layer that ``quantize.equalizable`` tells has its output channels divided by factors uniform in
+    their logarithm, and the layer that reads it multiplied by them.
+
+    Attributes:
+        times: the largest factor over the least.
+        seed: of what is drawn.
+    """
+
+    times: float
+    seed: int = 0
+
+    def __call__(self, model: Model, variables: Variables, batches: Iterable[Array]) -> Variables:
+        batches = list(batches)
+        plan, rng = (
+            quantize.make_plan(model, variables, batches[0]),
+            np.random.default_rng(self.seed),
+        )
+        channels = {group.name: math.prod(group.channels) for group in plan.weighted}
+        factors = {
+            name: self.times ** rng.uniform(-0.5, 0.5, channels[name])
+            for name, _ in quantize.equalizable(plan).pairs
+        }
+        return quantize.calibrate(model, quantize.rescale(plan, variables, factors), batches)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +137,7 @@ FOUR_BITS = quantize.int8(kernel=quantize.per_channel(bits=4, mse=True))
 ONE_SCALE = quantize.int8(kernel=quantize.per_tensor())
 TUNING = adamw(3e-4, clip=1.0)
 CONVOLUTIONAL = {PTQ: 0.6, QAT: 0.3, W4A8: 1.0}
+RECTIFIED = {**CONVOLUTIONAL, SPREAD: 1.0, EQUALIZED: 1.0}
 TRANSFORMER = {PTQ: 1.0, QAT: 1.0}
 
 
@@ -105,7 +150,7 @@ def nets() -> tuple[Net, ...]:
     vit = models.vit(10, patch=4, width=64, layers=4, heads=4, mlp_width=128)
     return (
         Net("MobileNetV2, width 0.5", v2, sgd(0.1), CONVOLUTIONAL),
-        Net("MobileNetV4-Conv-S, width 0.5", v4, sgd(0.1), CONVOLUTIONAL),
+        Net("MobileNetV4-Conv-S, width 0.5", v4, sgd(0.1), RECTIFIED),
         Net("ViT, 4 blocks of width 64", vit, adamw(2e-3, weight_decay=0.05), TRANSFORMER),
     )
 
@@ -122,7 +167,7 @@ def tiny() -> tuple[tuple[Net, Pictures], ...]:
     """The tiny form: digits, a step or two."""
     module = models.small_resnet(10, stem_width=8, widths=(8, 16))
     digits = Pictures("digits", data.digits(), data.shift(1), 0.1, 0.1)
-    return ((Net("ResNet", module, sgd(0.1), CONVOLUTIONAL), digits),)
+    return ((Net("ResNet", module, sgd(0.1), RECTIFIED), digits),)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,19 +222,43 @@ def recipe(net: Net, images: Pictures) -> Recipe:
             ("w4a8", FOUR_BITS, 2 * images.tuned),
         )
     )
+    made = _spread(floats, images) if net.is_spread else ()
     return Recipe(
-        stages=(floats, calibrated, trained, four_bits, one_scale),
+        stages=(floats, calibrated, trained, four_bits, one_scale, *made),
         exports=(
             Export(floats, "float32", "litert"),
             Export(calibrated, "int8", "litert"),
             Export(trained, "int8", "litert"),
             Export(four_bits, "int8", "litert", layout=Layout(int4=True)),
             Export(one_scale, "int8", "litert"),
+            *(Export(stage, "int8", "litert") for stage in made),
         ),
     )
 
 
-WAYS = {"float": FLOAT, "ptq": PTQ, "qat": QAT, "w4a8": W4A8, "per_tensor": PER_TENSOR}
+def _spread(floats: Supervised, images: Pictures) -> tuple[PostTraining, ...]:
+    """The calibrated stages of the same network whose channels are far apart."""
+    apart = spread(TIMES)
+    return tuple(
+        PostTraining(name=name, start=floats, data=images.source, quantize=scheme, methods=methods)
+        for name, scheme, methods in (
+            ("spread", quantize.int8(), (apart,)),
+            ("spread_per_tensor", ONE_SCALE, (apart,)),
+            ("equalized", ONE_SCALE, (apart, quantize.equalize())),
+        )
+    )
+
+
+WAYS = {
+    "float": FLOAT,
+    "ptq": PTQ,
+    "qat": QAT,
+    "w4a8": W4A8,
+    "per_tensor": PER_TENSOR,
+    "spread": SPREAD,
+    "spread_per_tensor": SPREAD_PER_TENSOR,
+    "equalized": EQUALIZED,
+}
 
 
 def result(net: Net, report: Report) -> Result:

@@ -21,7 +21,7 @@ MARKS = {
     INT8: {"color": ACCENT, "marker": "o", "markersize": 8},
 }
 # Of names: how far beside their dots, and above or below them; a dot keeps its radius free.
-GAP, STEPS, RADIUS = 6, (12, 26, 40), 5
+GAP, STEPS, RADIUS = 6, tuple(range(12, 152, 14)), 5
 LEADER = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.75, "shrinkB": 4}
 FRONT = {"color": MUTED, "linewidth": 1.25, "dashes": (3, 3)}
 

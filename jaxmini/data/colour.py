@@ -36,7 +36,7 @@ class color_jitter:
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"color_jitter: {name}={getattr(self, name)}, expected 0 or more")
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"color_jitter: hue={self.hue}, expected 0..0.5 of a full turn")
@@ -88,7 +88,7 @@ class gaussian_blur:
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma[0] <= self.sigma[1]:
+        if not 0 < self.sigma[0] <= self.sigma[1] < float("inf"):
             raise ValueError(f"gaussian_blur: sigma={self.sigma}, expected 0 < low <= high")
         _check_probability("gaussian_blur", self.p)
 
@@ -106,7 +106,7 @@ class gaussian_noise:
     sigma: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.sigma < 0:
+        if not 0 <= self.sigma < float("inf"):
             raise ValueError(f"gaussian_noise: sigma={self.sigma}, expected 0 or more")
 
     def __call__(self, key: Array, image: Array) -> Array:

@@ -39,7 +39,7 @@ class random_resized_crop:
             raise ValueError(
                 f"random_resized_crop: area={self.area}, expected 0 < low <= high <= 1"
             )
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+        if not 0 < self.ratio[0] <= self.ratio[1] < float("inf"):
             raise ValueError(f"random_resized_crop: ratio={self.ratio}, expected 0 < low <= high")
         if self.size is not None and self.size < 1:
             raise ValueError(f"random_resized_crop: size={self.size}, expected at least 1 pixel")

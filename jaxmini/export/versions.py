@@ -5,9 +5,10 @@ Converters and interpreters change what they write and compute from one minor re
 
 import functools
 import importlib.metadata
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from packaging.specifiers import SpecifierSet
 
 
 class Package(NamedTuple):
@@ -44,7 +45,8 @@ def require_tested(module: str, extra: str) -> None:
     """
     tested = TESTED[module]
     known = {name: version for name in tested.distributions if (version := _version(name))}
-    if known and all(is_in(version, tested.releases) for version in known.values()):
+    releases = SpecifierSet(tested.releases)
+    if known and all(releases.contains(version, prereleases=True) for version in known.values()):
         return
     found = ", ".join(f"{name} {version}" for name, version in known.items())
     found = found or f"{module} of no known release"
@@ -59,23 +61,3 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def is_in(version: str, releases: str) -> bool:
-    """Whether a version is among releases told by ``>=``, ``<`` and ``==``, which may end in ``.*``."""
-    return all(_holds(version, clause) for clause in releases.split(","))
-
-
-def _holds(version: str, clause: str) -> bool:
-    relation, bound = re.fullmatch(r"(>=|<|==)(.+)", clause).groups()
-    if relation != "==":
-        ours, other = _numbers(version), _numbers(bound)
-        return ours >= other if relation == ">=" else ours < other
-    if bound.endswith(".*"):
-        return f"{version}.".startswith(bound.removesuffix("*"))
-    return version == bound
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: (2, 21, 0) of 2.21.0rc1."""
-    return tuple(map(int, re.match(r"\d+(?:\.\d+)*", version)[0].split(".")))

@@ -116,7 +116,7 @@ def mlperf_resnet8(num_classes: int | None = 10, *, width: int = 16) -> TinyNet:
     Raises:
         ValueError: width below 1.
     """
-    if width < 1:
+    if not width >= 1:  # nor is nan
         raise ValueError(f"mlperf_resnet8: width is {width}, expected at least 1")
     blocks = (Residual(width), Residual(2 * width, stride=2), Residual(4 * width, stride=2))
     return TinyNet((Conv(width), *blocks), num_classes)

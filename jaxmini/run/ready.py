@@ -3,13 +3,18 @@
 Only shapes are computed; the errors say what to write instead.
 """
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmini.compress.quantize import make_plan
+from jaxmini.compress.quantize.packing import is_packable
+from jaxmini.compress.quantize.plan import Plan
 from jaxmini.data import Dataset, Normalization
-from jaxmini.export import arena, converter, features, int4
+from jaxmini.export import arena, converter, custom_calls, features, int4
+from jaxmini.export.lowering import lower
 from jaxmini.export.onnx_file import require_forms
 from jaxmini.model import Variables
 from jaxmini.run.formats import Onnx
@@ -42,7 +47,8 @@ def require(recipe: Recipe, normalization: Normalization, devices: int) -> None:
     Raises:
         ImportError: an exporter is not installed; names the extra that brings it.
         ValueError: data, batch size, model or start of a stage do not fit together, or a stage cannot
-            make an update: its loss reads what its step does not provide, say.
+            make an update: its loss reads what its step does not provide, say; or a file cannot have what the
+            network computes.
     """
     _require_packages(recipe)
     # Of each stage's float model, and of the network it trains, which may be one of integers.
@@ -90,6 +96,8 @@ def _require_form(
         plan = make_plan(export.stage.network(normalization), variables, images)
         require_forms(plan, variables)
     _require_layout(export, dataset, normalization, variables)
+    if export.backend in get_args(converter.Backend) and export.variant not in TRAINED:
+        _require_operations(export, dataset, variables)
 
 
 def _require_layout(
@@ -100,12 +108,8 @@ def _require_layout(
     images = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.float32)
     if export.variant in TRAINED and (layout.int4 or layout.embedding is not None):
         plan = make_plan(stage.network(normalization), variables, images)
-        if layout.int4 and all(plan.kernel(group).bits > int4.BITS for group in plan.weighted):
-            raise ValueError(
-                f"export {export.file_name}: int4=True, and stage {stage.name!r} has no kernel of at most "
-                f"4 bits: give it quantize={TRAINED[export.variant].__name__}(kernel=per_channel(bits=4)), "
-                "or a rule for some of them"
-            )
+        if layout.int4:
+            _require_narrow_kernels(export, plan)
         if layout.embedding is not None:
             features.before(plan, layout.embedding)
     elif layout.embedding is not None:
@@ -115,6 +119,33 @@ def _require_layout(
             return features.with_features(lambda x: apply(variables, x)[0], layout.embedding)(image)
 
         jax.eval_shape(both, variables, images)
+
+
+def _require_narrow_kernels(export: Export, plan: Plan) -> None:
+    """See that a file has a kernel to store as int4."""
+    scheme = TRAINED[export.variant].__name__
+    narrow = [group for group in plan.weighted if plan.kernel(group).bits <= int4.BITS]
+    if not narrow:
+        raise ValueError(
+            f"export {export.file_name}: int4=True, and stage {export.stage.name!r} has no kernel of at most "
+            f"4 bits: give it quantize={scheme}(kernel=per_channel(bits=4)), or a rule for some of them"
+        )
+    if not any(is_packable(plan, group) for group in narrow):
+        names = ", ".join(group.name for group in narrow)
+        raise ValueError(
+            f"export {export.file_name}: int4=True, and the kernels of at most 4 bits that stage "
+            f"{export.stage.name!r} has ({names}) are of depthwise convolutions or beside int16 activations, "
+            "which no interpreter computes from int4: narrow others, or leave int4 out"
+        )
+
+
+def _require_operations(export: Export, dataset: Dataset, variables: Variables) -> None:
+    """See that a .tflite file can have what a float network computes."""
+    apply = export.stage.float_model().apply
+    images = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.float32)
+    lowered = lower(lambda variables, images: apply(variables, images)[0], variables, images)
+    with failing(export.stage, f"export {export.file_name}"):
+        custom_calls.require_none(lowered)
 
 
 def _require_same_test(below: Stage, dataset: Dataset) -> None:

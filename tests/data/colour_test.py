@@ -140,11 +140,17 @@ def test_noise_has_its_deviation_and_stays_a_picture():
     ("make", "message"),
     [
         (lambda: color_jitter(brightness=-1), "brightness=-1"),
+        (lambda: color_jitter(brightness=float("inf")), "brightness=inf, expected 0 or more"),
+        (lambda: color_jitter(contrast=float("nan")), "contrast=nan"),
         (lambda: color_jitter(hue=0.6), "hue=0.6"),
+        (lambda: color_jitter(hue=float("nan")), "hue=nan"),
         (lambda: color_jitter(p=2), "color_jitter: p=2"),
         (lambda: random_grayscale(-0.1), "random_grayscale: p=-0.1"),
         (lambda: gaussian_blur((0.0, 1.0)), r"sigma=\(0.0, 1.0\)"),
+        (lambda: gaussian_blur((1.0, float("inf"))), r"sigma=\(1.0, inf\)"),
         (lambda: gaussian_blur(p=1.1), "gaussian_blur: p=1.1"),
+        (lambda: gaussian_noise(float("inf")), "sigma=inf"),
+        (lambda: gaussian_noise(float("nan")), "sigma=nan"),
         (lambda: gaussian_noise(-0.1), "sigma=-0.1"),
     ],
 )

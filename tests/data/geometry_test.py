@@ -131,6 +131,8 @@ def test_shift_takes_every_offset_alike(fill):
         (lambda: random_resized_crop(area=(0, 1)), r"area=\(0, 1\)"),
         (lambda: random_resized_crop(area=(0.5, 1.1)), "area="),
         (lambda: random_resized_crop(ratio=(2, 1)), r"ratio=\(2, 1\)"),
+        (lambda: random_resized_crop(ratio=(1, float("inf"))), r"ratio=\(1, inf\)"),
+        (lambda: random_resized_crop(ratio=(float("nan"), 1)), r"ratio=\(nan, 1\)"),
         (lambda: random_resized_crop(size=0), "size=0"),
         (lambda: random_flip(1.5), "p=1.5"),
         (lambda: random_shift(-1), "pixels=-1"),

@@ -106,8 +106,11 @@ def test_training_moves_the_statistics_by_a_hundredth():
 
 
 def test_widths_without_channels_are_refused():
-    with pytest.raises(ValueError, match="mlperf_resnet8: width is 0, expected at least 1"):
-        models.mlperf_resnet8(width=0)
+    for width in (0, math.nan):
+        with pytest.raises(
+            ValueError, match=f"mlperf_resnet8: width is {width}, expected at least 1"
+        ):
+            models.mlperf_resnet8(width=width)
     for width in (0.01, math.inf, math.nan):
         with pytest.raises(ValueError, match=f"mlperf_mobilenet_v1: width is {width}"):
             models.mlperf_mobilenet_v1(width=width)

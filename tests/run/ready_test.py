@@ -254,3 +254,44 @@ def test_rounded_kernels_need_no_form_of_what_stands_between_them():
     packed = Export(weights, "weights_only", "litert", layout=Layout(int4=True))
     with pytest.raises(ValueError, match=r"give it quantize=weights_only\(kernel=per_channel"):
         require(net, weights, exports=(packed,))
+
+
+class Depthwise(nn.Module):
+    """A net whose one convolution is depthwise."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = nn.Conv(8, (1, 1))(images)
+        x = nn.relu(nn.Conv(8, (3, 3), feature_group_count=8, name="deep")(x))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+def test_int4_of_depthwise_kernels_alone_is_refused():
+    def ask(pattern: str) -> None:
+        rule = quantize.rule(pattern, kernel=quantize.per_channel(bits=4))
+        net = supervised(model=Depthwise())
+        int8 = supervised(name="int8", model=None, start=net, quantize=quantize.int8(rules=(rule,)))
+        require(net, int8, exports=(Export(int8, backend="litert", layout=Layout(int4=True)),))
+
+    with pytest.raises(ValueError, match=r"\(Depthwise/deep:conv\) are of depthwise conv"):
+        ask("deep")
+    ask("Dense_0")
+
+
+class Orthogonal(nn.Module):
+    """Logits of the orthogonal factor of a matrix made of the picture."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        matrix = nn.Dense(9)(images.reshape(len(images), -1)).reshape(-1, 3, 3)
+        return nn.Dense(10)(jax.numpy.linalg.qr(matrix)[0].reshape(-1, 9))
+
+
+def test_a_float_net_of_operations_that_xla_alone_has_is_refused_before_it_is_trained():
+    stage = supervised(model=Orthogonal())
+    require(stage, exports=(StableHLO(stage),))
+    for variant in ("float32", "float16", "dynamic_int8"):
+        with pytest.raises(
+            ValueError, match=rf"stage 'net': its export net-{variant}.*without a TFLite form: .*Qr"
+        ):
+            require(stage, exports=(Export(stage, variant, "litert"),))

@@ -3,7 +3,7 @@
 from jaxmini.compress.quantize.adaround import adaround, without_kernel
 from jaxmini.compress.quantize.assignment import rule
 from jaxmini.compress.quantize.bias_correction import correct_bias, without_bias
-from jaxmini.compress.quantize.equalization import Equalization, equalizable, equalize
+from jaxmini.compress.quantize.equalization import Equalization, equalizable, equalize, rescale
 from jaxmini.compress.quantize.estimators import entropy, min_max, moving_average, mse, percentile
 from jaxmini.compress.quantize.frozen import Frozen, FrozenConstant, FrozenKernel, freeze
 from jaxmini.compress.quantize.grid import Grid
@@ -76,6 +76,7 @@ __all__ = [
     "propose",
     "quant_point",
     "quantize",
+    "rescale",
     "rule",
     "sensitivity_of",
     "simulate",

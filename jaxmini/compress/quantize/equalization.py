@@ -6,7 +6,7 @@ channel, and the network computes what it did (Nagel et al., 2019, section 4.1).
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from jaxmini.compress.quantize.plan import AveragePool, Group, Mean, Move, Plan,
 from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.compress.quantize.transform import calibrate, make_plan
 from jaxmini.model import Model, Variables
+from jaxmini.near_miss import did_you_mean
 from jaxmini.state import Array
 
 MOST_ROUNDS = 200
@@ -65,6 +66,36 @@ def equalizable(plan: Plan) -> Equalization:
     return Equalization(tuple((p.first.name, p.second.name) for p in pairs), left_out)
 
 
+def rescale(plan: Plan, variables: Variables, factors: Mapping[str, np.ndarray]) -> Variables:
+    """Variables with other channels of the same network: a layer's divided, its reader's multiplied.
+
+    Args:
+        plan: of the network.
+        variables: of the float model or of a quantized one; float leaves alone are in the result.
+        factors: positive, one an output channel [C], by the name of its layer; each is the first of a pair
+            that ``equalizable(plan)`` tells.
+
+    Raises:
+        ValueError: no pair begins with a layer of that name (lists those that do), or factors are not
+            positive, finite and one a channel.
+    """
+    pairs, floats = {pair.first.name: pair for pair in _pairs(plan)[0]}, floats_of(variables)
+    hooks = Float(plan, floats)
+    for name, factor in factors.items():
+        if name not in pairs:
+            there = ", ".join(pairs) or "there is no pair"
+            raise ValueError(
+                f"rescale: no pair begins with {name!r}: {there}{did_you_mean(name, pairs)}"
+            )
+        channels = hooks.weight(pairs[name].first)[0].shape[-1]
+        is_positive = np.all(np.isfinite(factor)) and np.all(np.greater(factor, 0))
+        if np.shape(factor) != (channels,) or not is_positive:
+            raise ValueError(
+                f"rescale: factors of {name} are {factor}, expected {channels} positive numbers"
+            )
+    return _rescaled([pairs[name] for name in factors], floats, factors)
+
+
 @dataclasses.dataclass(frozen=True)
 class equalize:
     """Cross-layer equalization: the same network, with kernels that per-tensor grids can hold.
@@ -94,7 +125,7 @@ class equalize:
             why = "; ".join(dict.fromkeys(left_out.values())) or "there is one layer"
             raise ValueError(f"equalize: no layer can be equalized with the one it feeds: {why}")
         floats = floats_of(variables)
-        scaled = replaced(floats, _rescaled(plan, pairs, floats))
+        scaled = _rescaled(pairs, floats, _shared(plan, pairs, floats))
         return calibrate(model, scaled, batches)
 
 
@@ -163,8 +194,8 @@ def _wide(shape: tuple[int, ...]) -> list[int]:
     return [size for size in shape[1:] if size > 1]
 
 
-def _rescaled(plan: Plan, pairs: list[Pair], floats: Variables) -> dict[int, np.ndarray]:
-    """The leaves of all pairs after equalization, float64."""
+def _shared(plan: Plan, pairs: list[Pair], floats: Variables) -> dict[str, np.ndarray]:
+    """What the channels of each pair's first layer are divided by, so that ranges are alike, by its name."""
     hooks = Float(plan, floats)
     kernels = {
         group.name: np.asarray(hooks.weight(group)[0], np.float64)
@@ -177,13 +208,19 @@ def _rescaled(plan: Plan, pairs: list[Pair], floats: Variables) -> dict[int, np.
         factors = [factor * more for factor, more in zip(factors, moved, strict=True)]
         if max(np.max(np.abs(np.log(more))) for more in moved) < NEAR_ONE:
             break
+    return {pair.first.name: factor for pair, factor in zip(pairs, factors, strict=True)}
+
+
+def _rescaled(pairs: list[Pair], floats: Variables, factors: Mapping[str, np.ndarray]) -> Variables:
+    """Variables with channels of the first layer of each pair divided, and of its reader multiplied."""
     arrays = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(floats)]
-    for pair, factor in zip(pairs, factors, strict=True):
+    for pair in pairs:
+        factor = factors[pair.first.name]
         for leaf in pair.divided:
             arrays[leaf] = _on_columns(arrays[leaf], 1 / factor)
         arrays[pair.multiplied] = _on_rows(pair.second, arrays[pair.multiplied], factor)
     changed = {leaf for pair in pairs for leaf in (*pair.divided, pair.multiplied)}
-    return {leaf: arrays[leaf] for leaf in changed}
+    return replaced(floats, {leaf: arrays[leaf] for leaf in changed})
 
 
 def _share(pair: Pair, kernels: dict[str, np.ndarray]) -> np.ndarray:

@@ -17,6 +17,7 @@ from jaxmini.compress.quantize import (
     make_plan,
     per_tensor,
     quantize,
+    rescale,
 )
 from jaxmini.compress.quantize.evaluate import Float
 from jaxmini.model import from_linen
@@ -172,3 +173,56 @@ def test_one_layer_is_refused():
 
 def test_it_is_recorded_by_name():
     assert rebuild(describe(equalize())) == equalize()
+
+
+class TestRescale:
+    first = "MobileNet/row1_block0/expand/conv:conv"
+
+    def plan(self):
+        x = pictures(4)
+        model = from_linen(MOBILE)
+        variables = start(model, x, 0)
+        return x, model, variables, make_plan(model, variables, x)
+
+    def test_a_layer_is_divided_and_the_answers_stay(self):
+        x, model, variables, plan = self.plan()
+        before = folded_ranges(model, variables, x)
+        factors = np.geomspace(0.1, 10, before[self.first].size)
+        changed = rescale(plan, variables, {self.first: factors})
+        after = folded_ranges(model, changed, x)
+        np.testing.assert_allclose(after[self.first], before[self.first] / factors, rtol=1e-5)
+        following = "MobileNet/row1_block0/depthwise/conv:conv"
+        np.testing.assert_allclose(after[following], before[following] * factors, rtol=1e-5)
+        expected = answers(model, variables, x)
+        np.testing.assert_allclose(
+            answers(model, changed, x), expected, atol=1e-5 * np.abs(expected).max()
+        )
+
+    def test_a_quantized_models_variables_give_float_ones(self):
+        x, model, variables, plan = self.plan()
+        factors = {self.first: np.full(folded_ranges(model, variables, x)[self.first].size, 2.0)}
+        changed = rescale(plan, calibrate(quantize(model), variables, [x]), factors)
+        expected = rescale(plan, variables, factors)
+        assert jax.tree.structure(changed) == jax.tree.structure(expected)
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, changed, expected)))
+
+    @pytest.mark.parametrize(
+        ("name", "factor", "message"),
+        [
+            (
+                "row1_block0/expand/conv:conv",
+                2.0,
+                "no pair begins with 'row1_block0.*; did you mean",
+            ),
+            (first, np.ones(3), "expected [0-9]+ positive numbers"),
+            (first, 0.0, "expected [0-9]+ positive numbers"),
+            (first, np.nan, "expected [0-9]+ positive numbers"),
+            (first, np.inf, "expected [0-9]+ positive numbers"),
+        ],
+    )
+    def test_impossible_factors_are_refused(self, name, factor, message):
+        x, model, variables, plan = self.plan()
+        if np.ndim(factor) == 0:
+            factor = np.full(folded_ranges(model, variables, x)[self.first].size, factor)
+        with pytest.raises(ValueError, match=f"rescale: .*{message}"):
+            rescale(plan, variables, {name: factor})
