@@ -229,7 +229,9 @@ def test_a_folder_in_use_is_refused_and_a_full_disk_keeps_what_was_saved(start, 
     folder = tmp_path / "run"
     child = start(DOOMED, "full", "pretrain", 20, 0, "run", TINY, "--workdir", folder)
     assert child.stdout.readline()
+    child.send_signal(signal.SIGSTOP)  # or it may be done before this process has asked
     said = refused(capsys, TINY, "--workdir", folder)
+    child.send_signal(signal.SIGCONT)
     assert f"workdir {folder} is in use by process {child.pid}" in said
 
     _, err = child.communicate(timeout=300)
