@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import re
 import subprocess
@@ -262,6 +263,19 @@ class TestAccuracy:
         assert said == ["met.", "met."]
         assert "NOT met" in accuracy.shown([missed]).findings[1]
 
+    def test_the_collapse_has_to_be_reproduced(self):
+        net = accuracy.Net("tiny", None, None, {accuracy.EQUALIZED: 1.0})
+        ways = (accuracy.FLOAT, accuracy.PER_TENSOR, accuracy.SPREAD, accuracy.EQUALIZED)
+        for reached, is_kept in ((0.3, True), (0.8, False)):
+            every = {**dict.fromkeys(ways, 0.9), accuracy.SPREAD_PER_TENSOR: reached}
+            result = accuracy.Result(net, "digits", 100, every, dict.fromkeys(every, 400))
+            assert accuracy.kept([result]) == is_kept
+            said = accuracy.shown([result]).findings[-1]
+            assert ("collapse reproduced" in said, "NOT reproduced" in said) == (
+                is_kept,
+                not is_kept,
+            )
+
     @pytest.mark.parametrize(
         ("qat", "options", "code"), [(0.9, [], 0), (0.8, [], 1), (0.8, ["--quick"], 0)]
     )
@@ -292,6 +306,14 @@ class TestPareto:
         assert [str(file) for file in pareto.front(self.small)] == ["B float32", "A int8"]
         assert pareto.front(self.large) == self.large
         assert pareto.front([]) == ()
+
+    def test_names_of_dots_that_lie_together_do_not(self):
+        dots = [(100.0 + i, 100.0 + i % 3) for i in range(8)]
+        named = [(f"a net of number {i}", dot) for i, dot in enumerate(dots)]
+        boxes = pareto.boxes(dots, named, (0, 0, 310, 290))
+        pairs = itertools.combinations(boxes, 2)
+        assert not any(first.overlaps(second) for first, second in pairs)
+        assert all(box.is_within(pareto.Box(0, 0, 310, 290)) for box in boxes)
 
     def test_it_is_told_in_a_sentence(self):
         assert pareto.says("8 px", self.small) == (
