@@ -17,6 +17,7 @@ from jaxmini.compress.quantize import (
     make_plan,
     observed,
     quantize,
+    rule,
     simulate,
 )
 from jaxmini.compress.quantize.frozen import Frozen
@@ -241,6 +242,32 @@ def test_ranges_of_constants_reach_the_file(shown: str, silent: bool):
     simulated = jax.jit(functools.partial(simulate, plan, frozen))(inputs)
     found = answers(content, np.asarray(quantized(inputs, frozen.grids[INPUT])))
     np.testing.assert_array_equal(found, simulated)
+
+
+class Products(nn.Module):
+    """Products of tokens with tokens and of what they give with tokens, as attention has them."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+        first, second, third = (nn.Dense(16, name=name)(tokens) for name in ("a", "b", "c"))
+        scores = jnp.einsum("bqd,bkd->bqk", first, second)
+        return jnp.einsum("bqk,bkd->bqd", scores, third) + jnp.einsum("bqk,bqd->bkd", scores, first)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("symmetric", [(), ("a",), ("b",), ("c",), ("a", "b", "c")])
+def test_products_of_activations(symmetric: tuple[str, ...], backend: str):
+    """XNNPACK has a kernel where the second operand's zero point is 0, and rounds otherwise than LiteRT does."""
+    x = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))
+    rules = tuple(rule(name, activation=observed(symmetric=True)) for name in symmetric)
+    plan, frozen, inputs, simulated = integers(Products(), x, int8(rules=rules))
+    for name in ("a", "b", "c"):
+        zero_point = frozen.grids[f"Products/{name}:dense"].zero_point
+        assert (zero_point == 0) == (name in symmetric)
+    content, _ = integer_file(plan, frozen, backend)
+    np.testing.assert_array_equal(answers(content, inputs), simulated)
+    assert read(content).op_counts["BATCH_MATMUL"] == 3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
