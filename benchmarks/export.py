@@ -79,6 +79,7 @@ ZOO = (
     Case("ViT-Ti, patch 16", models.vit_tiny(CLASSES, patch=16), 224),
     Case("ViT-Ti, integer norms", models.vit_tiny(CLASSES, patch=16), 224, INTEGER_NORMS),
     Case("ViT-S, integer norms", models.vit_small(CLASSES, patch=16), 224, INTEGER_NORMS),
+    Case("ViT-B, integer norms", models.vit_base(CLASSES, patch=16), 224, INTEGER_NORMS),
 )
 TINY = (Case("small ResNet", models.small_resnet(CLASSES, stem_width=8, widths=(8, 16)), 16),)
 COLUMNS = (

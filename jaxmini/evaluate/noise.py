@@ -17,6 +17,7 @@ import numpy as np
 from jaxmini.compress.quantize.evaluate import LEAST, Float, evaluate_all, evaluate_group
 from jaxmini.compress.quantize.frozen import Dequantized, Frozen
 from jaxmini.compress.quantize.plan import INPUT, Group, Plan
+from jaxmini.compress.quantize.products import as_planned
 from jaxmini.compress.quantize.simulation import centred
 from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.evaluate.encoding import dequantized, encoded
@@ -115,7 +116,7 @@ def _powers(
         seen = expected > LEAST  # what a mask hides is no number
         rounded = {"alone": evaluate_group(plan, group, rounding, values)[0]}
         if group.name in numbers and numbers[group.name].size == expected.size:
-            rounded["file"] = numbers[group.name].reshape(expected.shape)
+            rounded["file"] = as_planned(plan, group, numbers[group.name])
         distances = {name: other - expected for name, other in rounded.items()}
         found[group.name] = {
             name: jnp.sum(jnp.where(seen, jnp.square(these), 0.0))

@@ -13,7 +13,7 @@ import numpy as np
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.plan import Group, Plan
-from jaxmini.compress.quantize.products import Product
+from jaxmini.compress.quantize.products import Product, as_planned, as_written
 from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.simulation import centred, simulate_group, uncentred
 from jaxmini.evaluate.deviation import Deviation, deviation
@@ -148,8 +148,10 @@ class _Simulation:
                 inputs = self.inputs(group, values, tensors, expected)
                 (result,) = self.group(group, inputs)
                 if self.fits(result, op.outputs[0], tensors):
-                    expected[op.outputs[0]] = self.integers(result, group.outputs[0])
-                    self.keep(values, group.outputs[0], tensors[op.outputs[0]])
+                    written = as_written(self.plan, group, result)
+                    expected[op.outputs[0]] = self.integers(written, group.outputs[0])
+                    found = as_planned(self.plan, group, tensors[op.outputs[0]])
+                    self.keep(values, group.outputs[0], found)
         if self.plan.output in values:
             self.expect_moved(self.plan.output, self.file.outputs[0], values, tensors, expected)
         return expected

@@ -14,6 +14,7 @@ from jaxmini.compress.quantize import (
     floats_of,
     freeze,
     int8,
+    learned_min_max,
     make_plan,
     observed,
     quantize,
@@ -247,27 +248,40 @@ def test_ranges_of_constants_reach_the_file(shown: str, silent: bool):
 class Products(nn.Module):
     """Products of tokens with tokens and of what they give with tokens, as attention has them."""
 
+    turned: bool = True
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-        first, second, third = (nn.Dense(16, name=name)(tokens) for name in ("a", "b", "c"))
+        first, second, third = (nn.Dense(16, name=name)(tokens) for name in "abc")
         scores = jnp.einsum("bqd,bkd->bqk", first, second)
-        return jnp.einsum("bqk,bkd->bqd", scores, third) + jnp.einsum("bqk,bqd->bkd", scores, first)
+        rectified = nn.relu(nn.Dense(16)(tokens))
+        more = jax.lax.dot_general(third, rectified, (((2,), (2,)), ((0,), (0,))))
+        more = more.swapaxes(1, 2) if self.turned else more
+        return jnp.einsum("bqk,bqd->bkd", scores + more, first)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("symmetric", [(), ("a",), ("b",), ("c",), ("a", "b", "c")])
-def test_products_of_activations(symmetric: tuple[str, ...], backend: str):
-    """XNNPACK has a kernel where the second operand's zero point is 0, and rounds otherwise than LiteRT does."""
+@pytest.mark.parametrize(
+    ("net", "shifted", "centred"),
+    [
+        (Products(), "", [True, True, True]),
+        (Products(), "a", [True, True, False]),
+        (Products(), "abc", [False, False, False]),
+        # What a rectifier leaves is not spent on a grid of two signs, and its place is the second.
+        (Products(turned=False), "", [True, False, True]),
+    ],
+)
+def test_products_of_activations(net: Products, shifted: str, centred: list[bool], backend: str):
+    """XNNPACK has a kernel where the second operand's zero point is 0; LiteRT's own rounds otherwise."""
     x = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))
-    rules = tuple(rule(name, activation=observed(symmetric=True)) for name in symmetric)
-    plan, frozen, inputs, simulated = integers(Products(), x, int8(rules=rules))
-    for name in ("a", "b", "c"):
-        zero_point = frozen.grids[f"Products/{name}:dense"].zero_point
-        assert (zero_point == 0) == (name in symmetric)
+    rules = tuple(rule(name, activation=learned_min_max()) for name in shifted)
+    plan, frozen, inputs, simulated = integers(net, x, int8(rules=rules))
     content, _ = integer_file(plan, frozen, backend)
     np.testing.assert_array_equal(answers(content, inputs), simulated)
-    assert read(content).op_counts["BATCH_MATMUL"] == 3
+    file = read(content)
+    seconds = [file.tensors[op.inputs[1]] for op in file.ops if op.name == "BATCH_MATMUL"]
+    assert [int(tensor.zero_point[0]) == 0 for tensor in seconds] == centred
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

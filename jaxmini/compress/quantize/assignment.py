@@ -14,6 +14,7 @@ from jaxmini.compress.quantize.learned import Activation, observed
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.norms import integer_norm
 from jaxmini.compress.quantize.plan import INPUT, Plan
+from jaxmini.compress.quantize.products import centred
 from jaxmini.compress.quantize.wide import widened
 
 
@@ -158,6 +159,8 @@ def _shared(
 def _activation(site: str, plan: Plan, choices: Choices) -> Activation:
     """How training moves a site's grid; what a scheme says of rectified sites is not of the others."""
     choice = _shared(site, plan, choices, "activation")
+    if isinstance(choice, observed) and site in centred(plan):
+        return dataclasses.replace(choice, symmetric=True)
     if not choice.rectified or plan.is_rectified(site):
         return choice
     if choice == choices.activation:

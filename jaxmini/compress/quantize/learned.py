@@ -99,7 +99,8 @@ class observed(Activation):
 
     Attributes:
         symmetric: zero point 0 and a step of ``max(-low, high) / 127``, for hardware that knows no zero
-            points; what a rectifier leaves then has half of the integers. Grids of 16 bits always are so.
+            points; what a rectifier leaves then has half of the integers. Grids of 16 bits always are so, and
+            those of an operand of each product of activations (``products``).
             Those that a kernel prescribes (of softmax), that are given or that a mask makes stay as they are,
             and estimators search their clips as for asymmetric grids.
     """

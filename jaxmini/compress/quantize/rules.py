@@ -76,7 +76,7 @@ def group(
             _grouped(grouping, op)
     if not grouping.is_activation(grouping.output):
         raise ValueError("quantize: the model's output does not depend on its input")
-    return grouping.finish({} if input_grid is None else {INPUT: input_grid})
+    return products.arranged(grouping.finish({} if input_grid is None else {INPUT: input_grid}))
 
 
 def _grouped(grouping: Grouping, op: Op) -> None:

@@ -237,12 +237,9 @@ class _Integers:
         return self.rounded(lax.shift_right_arithmetic(total, jnp.int32(shift)).astype(jnp.float32))
 
     def matrices(self, first: Array, second: Array) -> Array:
-        """Sums in int32, rounded as XNNPACK rounds where it has a kernel, else as TensorFlow Lite does.
-
-        It takes the second matrix as a kernel, and those have no zero point.
-        """
+        """Sums in int32, rounded as XNNPACK rounds where it has a kernel, else as TensorFlow Lite does."""
         total = self.group.product(first.astype(jnp.int32), second.astype(jnp.int32), np.int32)
-        if self.source(1).zero_point == 0:
+        if self.source(self.group.as_kernel).zero_point == 0:
             multiplier = self.scale(0) * self.scale(1) / self.grid.scale
             return self.rounded(total.astype(jnp.float32) * multiplier)
         factor = float(self.scale(0) * self.scale(1)) / float(self.grid.scale)
