@@ -127,11 +127,14 @@ def assign(plan: Plan, choices: Choices) -> Plan:
     """
     for position, one in enumerate(choices.rules):
         _check_used(one, choices.rules[:position], plan)
+    centre = centred(plan)  # a walk over the plan, once for all sites
     assigned = dataclasses.replace(
         plan,
         estimators={site: _shared(site, plan, choices, "estimator") for site in plan.observed},
         kernels={group.name: choices.kernel_of(group.name) for group in plan.weighted},
-        activations={site: _activation(site, plan, choices) for site in plan.observed},
+        activations={
+            site: _activation(site, plan, choices, site in centre) for site in plan.observed
+        },
     )
     return widened(assigned) if assigned.is_wide else assigned
 
@@ -156,10 +159,10 @@ def _shared(
     return sharing[site]
 
 
-def _activation(site: str, plan: Plan, choices: Choices) -> Activation:
+def _activation(site: str, plan: Plan, choices: Choices, is_centred: bool) -> Activation:
     """How training moves a site's grid; what a scheme says of rectified sites is not of the others."""
     choice = _shared(site, plan, choices, "activation")
-    if isinstance(choice, observed) and site in centred(plan):
+    if isinstance(choice, observed) and is_centred:
         return dataclasses.replace(choice, symmetric=True)
     if not choice.rectified or plan.is_rectified(site):
         return choice

@@ -1,7 +1,7 @@
 """Products: matrix products of two activations, as attention has them.
 
 XNNPACK computes one as it does a layer, its second matrix in place of the kernel, if that has no zero point;
-LiteRT's own kernel, which has the others, takes twenty times as long. So the operand that can lie on a grid
+LiteRT's own kernel, which has the others, takes many times as long. So the operand that can lie on a grid
 with zero point 0 gets one, and comes second in the file.
 """
 
