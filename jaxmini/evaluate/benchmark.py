@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxmini.evaluate import native
 from jaxmini.evaluate.file_cost import FileCost, file_cost
-from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels
+from jaxmini.evaluate.interpreter import LITERT, Kernels, check_threads, known_kernels
 from jaxmini.evaluate.runtime import Latency, latency
 from jaxmini.export import flatbuffer
 
@@ -49,10 +49,13 @@ def benchmark(
 
     Raises:
         ValueError: as ``file_cost`` and ``latency``, or the file crashes the interpreter; names the file.
+        TypeError: a number of threads is no whole number.
     """
     threads, kernels = tuple(dict.fromkeys(threads)), known_kernels(kernels)
-    if not threads or min(threads) < 1:
-        raise ValueError(f"benchmark: threads is {list(threads)}; each must be at least 1")
+    if not threads:
+        raise ValueError("benchmark: threads is empty; name at least one number, (1,) say")
+    for count in threads:
+        check_threads("benchmark", count)
     if runs < 1:
         raise ValueError(f"benchmark: runs is {runs}; it must be at least 1")
     content, where = flatbuffer.contents(source)

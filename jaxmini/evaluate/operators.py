@@ -11,18 +11,12 @@ import jax
 import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen
-from jaxmini.compress.quantize.grid import Grid
-from jaxmini.compress.quantize.plan import Group, Plan
-from jaxmini.compress.quantize.products import Product, as_planned, as_written
-from jaxmini.compress.quantize.program import Value
-from jaxmini.compress.quantize.simulation import centred, simulate_group, uncentred
+from jaxmini.compress.quantize.plan import Plan
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.encoding import encoded
 from jaxmini.evaluate.interpreter import Interpreter, Kernels, in_batches, known_kernels
 from jaxmini.export import edges
-from jaxmini.export.correspondence import COMPUTING, correspond
-from jaxmini.export.flatbuffer import File
-from jaxmini.export.islands import collapsed
+from jaxmini.export.replay import Replay
 from jaxmini.state import Array
 
 
@@ -89,12 +83,12 @@ def operator_parities(
     first = next(iter(interpreters.values()))
     require_pictures("operator_parity", first, plan, images, edges.INTEGERS)
     file = edges.core(first.file)
-    simulation = _Simulation(file, plan, frozen)
+    simulation = Replay(file, plan, frozen)
     expected_of = simulation if plan.is_wide else jax.jit(simulation)
     groups = {op.outputs: group.name for group, op in simulation.pairs if op is not None}
 
     def operators(interpreter: Interpreter) -> tuple[OperatorParity, ...]:
-        found = _deviations(interpreter, _read(file), expected_of, images)
+        found = _deviations(interpreter, simulation.tensors, expected_of, images)
         return tuple(
             OperatorParity(index, op.name, groups.get(op.outputs), found.get(op.outputs[0]))
             for index, op in enumerate(file.ops)
@@ -122,98 +116,6 @@ def _deviations(
 def first_deviating(operators: Iterable[OperatorParity]) -> OperatorParity | None:
     """The first operator of which a number differs; None if there is none."""
     return next((op for op in operators if op.deviation and op.deviation.differing), None)
-
-
-class _Simulation:
-    """A file's integer tensors, by index -> what the plan expects in those that operators write."""
-
-    def __init__(self, file: File, plan: Plan, frozen: Frozen) -> None:
-        self.file, self.plan, self.frozen = file, plan, frozen
-        found = correspond(file, plan, frozen)
-        self.pairs, self.operands = found.pairs, found.operands
-        ops = collapsed(file).ops
-        self.moved = {i for op in ops if op.name not in COMPUTING for i in op.outputs}
-
-    def __call__(self, tensors: Mapping[int, Array]) -> dict[int, Array]:
-        expected: dict[int, Array] = {}
-        values: dict[Value, Array] = {}
-        operator = {group.name: op for group, op in self.pairs}
-        self.keep(values, self.plan.program.input, tensors[self.file.inputs[0]])
-        for group in self.plan.groups:
-            if not all(value in values for value in self.sources(group)):
-                continue  # it comes after a group that the file has no operator for
-            if group.name not in operator:
-                values.update(zip(group.outputs, self.group(group, values), strict=True))
-            elif (op := operator[group.name]) is not None:
-                inputs = self.inputs(group, values, tensors, expected)
-                (result,) = self.group(group, inputs)
-                if self.fits(result, op.outputs[0], tensors):
-                    written = as_written(self.plan, group, result)
-                    expected[op.outputs[0]] = self.integers(written, group.outputs[0])
-                    found = as_planned(self.plan, group, tensors[op.outputs[0]])
-                    self.keep(values, group.outputs[0], found)
-        if self.plan.output in values:
-            self.expect_moved(self.plan.output, self.file.outputs[0], values, tensors, expected)
-        return expected
-
-    def group(self, group: Group, values: Mapping[Value, Array]) -> list[Array]:
-        return simulate_group(self.plan, self.frozen, group, values)
-
-    def inputs(
-        self,
-        group: Group,
-        values: Mapping[Value, Array],
-        tensors: Mapping[int, Array],
-        expected: dict[int, Array],
-    ) -> dict[Value, Array]:
-        """The group's operands as the file's operator reads them.
-
-        Where the file's tensor has another size (its padding is an operator) or other axes (those of a
-        matrix product are turned), they are those of the plan.
-        """
-        if isinstance(group, Product):
-            return dict(values)
-        inputs = dict(values)
-        for value, tensor in zip(self.sources(group), self.operands[group.name], strict=True):
-            if self.expect_moved(value, tensor, values, tensors, expected):
-                self.keep(inputs, value, tensors[tensor])
-        return inputs
-
-    def expect_moved(
-        self,
-        value: Value,
-        tensor: int,
-        values: Mapping[Value, Array],
-        tensors: Mapping[int, Array],
-        expected: dict[int, Array],
-    ) -> bool:
-        """Expect a value in a tensor that was moved there; whether the tensor has the value's size."""
-        fits = self.fits(values[value], tensor, tensors)
-        if fits and tensor in self.moved:
-            expected[tensor] = self.integers(values[value], value)
-        return fits
-
-    def sources(self, group: Group) -> list[Value]:
-        return [value for value in group.inputs if not self.plan.is_constant(value)]
-
-    def fits(self, value: Array, tensor: int, tensors: Mapping[int, Array]) -> bool:
-        return tensor in tensors and tensors[tensor].size == value.size
-
-    def keep(self, values: dict[Value, Array], value: Value, integers: Array) -> None:
-        shape = self.plan.program.shape(value)
-        values[value] = centred(integers.reshape(shape), self.grid(value))
-
-    def integers(self, centred_values: Array, value: Value) -> Array:
-        return uncentred(centred_values, self.grid(value))
-
-    def grid(self, value: Value) -> Grid:
-        return self.frozen.grids[self.plan.site_of[value]]
-
-
-def _read(file: File) -> tuple[int, ...]:
-    """The integer tensors that a run computes."""
-    indices = {*file.inputs, *(index for op in file.ops for index in op.outputs)}
-    return tuple(sorted(i for i in indices if file.tensors[i].dtype.name in edges.INTEGERS))
 
 
 def require_pictures(

@@ -14,6 +14,7 @@ import numpy as np
 from jaxmini.compress.quantize.evaluate import evaluate_all
 from jaxmini.compress.quantize.frozen import Dequantized, Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
 from jaxmini.compress.quantize.program import Value
@@ -87,7 +88,11 @@ class Annotations(Dequantized):
         return fake_quant(values + table, self.frozen.grids[group.site])
 
     def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:
-        return group.written(operands, self.held(group))
+        if not isinstance(group, Island):
+            return group.written(operands, self.held(group))
+        # Without barriers converters carry the grid at a shore inland through what chooses, and round there.
+        operands = jax.lax.optimization_barrier(list(operands))
+        return jax.lax.optimization_barrier(group.written(operands, self.held(group)))
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return values  # the converter gives the pool the grid of its input

@@ -1,23 +1,33 @@
-"""Answers: what a file that computes in float answers to random pictures, beside the model it was made from.
+"""Answers: what a file answers to random pictures, beside the model it was made from.
 
-A converter may write something else than the model without a word; running both tells.
+A converter may write something else than the model without a word; running both tells. Of an integer file,
+whose stored numbers ``parity`` compares, that is asked of its float islands, and of all that only moves.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.islands import Island
+from jaxmini.compress.quantize.plan import Plan
+from jaxmini.export import edges, flatbuffer
 from jaxmini.export.converter import ConversionError
 from jaxmini.export.parity import ParityError
+from jaxmini.export.replay import Replay
 
 RUNS = 2  # of a batch of the file each
 # By the variant: the largest difference, as a part of the largest answer. Roundings of activations as the
 # file runs have no bound that would tell anything; there only shapes and finite numbers are asked for.
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "weights_only": 1e-3, "dynamic_int8": None}
 SMALLEST = 1e-6  # a difference that is none, where all answers are next to zero
+# The share of an island's integers that may be further than one step from the model's: where the model
+# jumps, a rounding decides.
+JUMPS = 0.01
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,8 +48,7 @@ def trial(
         inputs: pixels 0..255, uint8 or float32, or int32 numbers of tokens, of which 0 and 1 are drawn.
         outputs: names of the answers.
     """
-    rng, high = np.random.default_rng(0), 2 if inputs.dtype == np.int32 else 256
-    drawn = tuple(rng.integers(0, high, inputs.shape).astype(inputs.dtype) for _ in range(RUNS))
+    drawn = _drawn(inputs.shape, inputs.dtype)
     with jax.default_matmul_precision("highest"):  # accelerators may shorten factors otherwise
         run = jax.jit(function)
         found = [jax.tree.leaves(jax.device_get(run(array))) for array in drawn]
@@ -72,6 +81,89 @@ def check(content: bytes, tried: Trial, tolerance: float | None) -> None:
             "the file does not compute the model, so the converter wrote an operator that does something "
             "else; nothing was written. Try the other back end:\n" + "\n".join(told)
         )
+
+
+def check_integers(content: bytes, plan: Plan, frozen: Frozen) -> None:
+    """Check where an integer file moves numbers to, and what its float islands compute.
+
+    The file runs on random inputs; each move and each island is computed again from what the file read there.
+    A converter's own kernels are left to ``evaluate.operator_parity``.
+
+    Args:
+        content: of a .tflite file that holds the frozen network, whatever its types at the ends.
+        plan: of the file's batch.
+        frozen: the integers and grids it was exported from.
+
+    Raises:
+        ParityError: an island or a move leaves something else; names it, how many integers are off, how far.
+        ConversionError: the interpreter refuses the file.
+    """
+    whole = flatbuffer.read(content)
+    core = edges.core(whole)
+    replay = Replay(core, plan, frozen, only=Island)
+    again = replay if plan.is_wide else jax.jit(replay)
+    steps: dict[int, list[np.ndarray]] = {}
+    for tensors in _tensors(content, whole, replay.tensors):
+        for index, expected in again(tensors).items():
+            apart = expected.astype(np.int32).ravel() - tensors[index].astype(np.int32).ravel()
+            steps.setdefault(index, []).append(np.abs(np.asarray(apart)))
+    islands = {
+        op.outputs[0]: group.name for group, op in replay.pairs if op and isinstance(group, Island)
+    }
+    lines = [
+        _off(
+            islands.get(index, f"a move, {core.tensors[index].name}"),
+            np.stack(apart),
+            index in islands,
+        )
+        for index, apart in steps.items()
+    ]
+    if told := [line for line in lines if line]:
+        raise ParityError(
+            "the file does not compute the network, so the converter wrote an operator that does something "
+            "else; nothing was written. Try the other back end:\n" + "\n".join(told)
+        )
+
+
+def _off(where: str, steps: np.ndarray, in_float: bool) -> str | None:
+    """How far integers are from those expected; None where only roundings in float differ."""
+    off = int(np.count_nonzero(steps > in_float))
+    if off <= (JUMPS * steps.size if in_float else 0):
+        return None
+    return f"  {where}: {off} of {steps.size} integers are off, the farthest by {steps.max()}"
+
+
+def _tensors(
+    content: bytes, file: flatbuffer.File, indices: Iterable[int]
+) -> Iterator[dict[int, np.ndarray]]:
+    """Some tensors of a file, by index, of each of its runs on random inputs; XNNPACK runs nothing."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    stored = file.tensors[file.inputs[0]]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*experimental_preserve_all_tensors", UserWarning)
+            interpreter = Interpreter(
+                model_content=content,
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                experimental_preserve_all_tensors=True,
+            )
+        interpreter.allocate_tensors()
+        for inputs in _drawn(stored.shape, stored.dtype):
+            interpreter.set_tensor(file.inputs[0], inputs)
+            interpreter.invoke()
+            yield {index: interpreter.get_tensor(index) for index in indices}
+    except (ValueError, RuntimeError) as error:
+        raise ConversionError(f"the interpreter refuses the file: {error}") from error
+
+
+def _drawn(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Random inputs of a file: any integers of 8 or 16 bits, pixels 0..255 as floats, 0 and 1 as tokens."""
+    rng = np.random.default_rng(0)
+    low, high = 0, 2 if dtype == np.int32 else 256
+    if dtype in (np.int8, np.int16):
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max + 1
+    return tuple(rng.integers(low, high, shape).astype(dtype) for _ in range(RUNS))
 
 
 def _difference(found: np.ndarray, expected: np.ndarray, tolerance: float | None) -> str | None:

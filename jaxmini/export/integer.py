@@ -9,6 +9,7 @@ from jaxmini.compress.quantize.plan import INPUT, Plan
 from jaxmini.compress.quantize.transform import is_quantized, make_plan
 from jaxmini.data.views import Normalization
 from jaxmini.export import (
+    answers,
     bits,
     constraints,
     edges,
@@ -85,7 +86,8 @@ def integer_file(
             a kernel for int4, other types for tokens, or activations of fewer than 8 bits.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
-        ConstraintError, ParityError: the converter wrote a file that is not the frozen network.
+        ConstraintError, ParityError: the converter wrote a file that is not the frozen network, or that
+            moves its numbers elsewhere, or computes something else in its float islands.
     """
     require_backend(backend)
     variant = bits.variant_of(plan)
@@ -105,6 +107,7 @@ def integer_file(
     checked = _check(flatbuffer.read(content), plan, frozen, layout)
     if part is not None:
         _check(flatbuffer.read(content, EMBEDDING), part, frozen, layout)
+    answers.check_integers(content, plan, frozen)
     return content, checked
 
 

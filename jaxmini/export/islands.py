@@ -19,6 +19,7 @@ NORMALIZATION = frozenset(
         "ADD",
         "BROADCAST_TO",
         "DIV",
+        "L2_NORMALIZATION",
         "MAXIMUM",
         "MEAN",
         "MUL",

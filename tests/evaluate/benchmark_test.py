@@ -36,9 +36,11 @@ def test_the_same_number_of_threads_is_timed_once(integer_path: Path):
 
 def test_bad_arguments_are_refused_before_anything_runs(tmp_path: Path):
     missing = tmp_path / "missing.tflite"
-    for threads in ((0,), (1, 0), ()):
-        with pytest.raises(ValueError, match="each must be at least 1"):
+    for threads, said in (((0,), "it must be at least 1"), ((1, 0), "is 0"), ((), "is empty")):
+        with pytest.raises(ValueError, match=f"benchmark: threads .*{said}"):
             benchmark(missing, threads=threads)
+    with pytest.raises(TypeError, match="benchmark: threads is '2', expected a whole number"):
+        benchmark(missing, threads=("2",))
     with pytest.raises(ValueError, match="runs is 0"):
         benchmark(missing, runs=0)
     with pytest.raises(ValueError, match="'xnpack' are unknown"):

@@ -13,14 +13,18 @@ HANGS = "import time; time.sleep(60)"
 
 @pytest.fixture
 def runs_instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Let the trial's process run other code."""
+    """Let the processes of trials run other code."""
+    lasting = native._Lasting()
 
     def put(code: str) -> None:
+        lasting.close()
         script = tmp_path / "trial.py"
         script.write_text(code)
         monkeypatch.setattr(native, "__file__", str(script))
+        monkeypatch.setattr(native, "_LASTING", lasting)
 
-    return put
+    yield put
+    lasting.close()
 
 
 def test_a_crash_of_the_trial_is_a_message(runs_instead):
@@ -73,3 +77,37 @@ def test_a_failed_trial_is_not_remembered(runs_instead, monkeypatch: pytest.Monk
         native.require_runs(content, "a.tflite", "optimized")
     monkeypatch.setattr(native, "__file__", script)
     native.require_runs(content, "a.tflite", "optimized")
+
+
+def test_one_process_tries_all_files_and_another_takes_its_place(monkeypatch: pytest.MonkeyPatch):
+    """What fails is believed of a process that has seen no other file."""
+    lasting = native._Lasting()
+    monkeypatch.setattr(native, "_LASTING", lasting)
+
+    def run(grid: tuple[float, int]) -> int:
+        native.require_runs(single("ABS", grid=grid), "a.tflite", "reference")
+        return lasting._child.pid
+
+    first = run((0.0211, 1))
+    assert run((0.0212, 1)) == first
+    with pytest.raises(ValueError, match="refuses the file"):
+        native.require_runs(b"not a file", "a.tflite", "reference")
+    assert run((0.0213, 1)) == first
+    lasting._child.kill()
+    lasting._child.wait()
+    assert run((0.0214, 1)) != first
+    lasting.close()
+
+
+def test_a_process_that_an_earlier_file_spoilt_condemns_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    spoilt = tmp_path / "spoilt.py"
+    spoilt.write_text(
+        f"import runpy, sys\nif not sys.argv[1:]: {CRASHES}\n"
+        f"runpy.run_path({native.__file__!r}, run_name='__main__')"
+    )
+    lasting = native._Lasting()
+    monkeypatch.setattr(native, "__file__", str(spoilt))
+    monkeypatch.setattr(native, "_LASTING", lasting)
+    native.require_runs(single("ABS", grid=(0.0219, 2)), "a.tflite", "optimized")

@@ -2,14 +2,21 @@
 
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmini.export import answers, litert
+from jaxmini.compress.quantize import float_island, int8
+from jaxmini.compress.quantize.frozen import Frozen
+from jaxmini.compress.quantize.plan import Plan
+from jaxmini.export import Layout, answers, flatbuffer, integer_form, litert, parity
 from jaxmini.export.converter import ConversionError
+from jaxmini.export.integer import integer_file
 from jaxmini.export.parity import ParityError
+from tests.export.conftest import LABELS, make, quantized
+from tests.export.tampering import change, edited, find, set_code
 
 IMAGE = jax.ShapeDtypeStruct((2, 3), np.dtype(np.float32))
 
@@ -97,3 +104,82 @@ def test_what_is_drawn_is_what_a_file_takes():
     assert first.dtype == np.uint8
     assert first.max() > 200
     assert not np.array_equal(first, second)
+
+
+class Bend(nn.Module):
+    """Floats that no integer kernel computes; ``jumps`` where a number passes a bound."""
+
+    jumps: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x > 0.1, 3 * jnp.sin(x), x) if self.jumps else jnp.sin(3 * x)
+
+
+class Turning(nn.Module):
+    """A square map that is turned, which no stored number but the permutation tells, and floats."""
+
+    jumps: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = nn.Conv(4, (3, 3), name="stem")(x).transpose(0, 2, 1, 3)
+        x = Bend(self.jumps, name="bend")(nn.Conv(4, (3, 3), name="body")(x))
+        return nn.Dense(len(LABELS), name="head")(x.reshape(x.shape[0], -1))
+
+
+Form = tuple[bytes, Plan, Frozen]
+
+
+def form(net: nn.Module, images: np.ndarray, layout: Layout) -> Form:
+    artifact = make(quantized(net, int8(rules=(float_island("bend"),))), images)
+    plan, frozen = integer_form(artifact, layout.batch)
+    return integer_file(plan, frozen, "litert", layout)[0], plan, frozen
+
+
+@pytest.fixture(scope="module")
+def turning(images: np.ndarray) -> Form:
+    return form(Turning(), images, Layout(input="int8"))
+
+
+def test_an_integer_file_computes_its_islands_and_moves_its_numbers_rightly(turning: Form):
+    answers.check_integers(*turning)
+
+
+@pytest.mark.parametrize("input", ["uint8", "float32"])
+def test_other_types_at_the_ends_and_more_pictures_are_looked_through(
+    input: str, images: np.ndarray
+):
+    layout = Layout(input=input, output="float32", batch=2)
+    answers.check_integers(*form(Turning(jumps=True), images, layout))
+
+
+def test_a_number_moved_elsewhere_is_told_though_every_stored_number_is_right(turning: Form):
+    content, plan, frozen = turning
+
+    def edit(model, graph):
+        permutation = graph.tensors[find(model, "TRANSPOSE").inputs[1]]
+        for axis in (1, 2):
+            change(model, permutation, axis, axis, np.int32)
+
+    wrong = edited(content, edit)
+    parity.check(wrong, plan, frozen)
+    with pytest.raises(ParityError, match=r"a move, .*: \d+ of 512 integers are off, the farthest"):
+        answers.check_integers(wrong, plan, frozen)
+
+
+def test_an_island_that_computes_something_else_is_told_by_its_name(turning: Form):
+    content, plan, frozen = turning
+    cosine = flatbuffer.schema_module().BuiltinOperator.COS
+    wrong = edited(content, lambda model, graph: set_code(model, find(model, "SIN"), cosine))
+    parity.check(wrong, plan, frozen)
+    with pytest.raises(ParityError, match=r"Turning/bend:island: \d+ of 512 integers are off"):
+        answers.check_integers(wrong, plan, frozen)
+
+
+def test_an_integer_file_that_does_not_run_is_refused(turning: Form):
+    content, plan, frozen = turning
+    unknown = flatbuffer.schema_module().BuiltinOperator.CUSTOM
+    wrong = edited(content, lambda model, graph: set_code(model, find(model, "RESHAPE"), unknown))
+    with pytest.raises(ConversionError, match="the interpreter refuses the file"):
+        answers.check_integers(wrong, plan, frozen)

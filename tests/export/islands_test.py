@@ -194,6 +194,62 @@ class Asking(nn.Module):
         return nn.Dense(CLASSES, name="head")(x.mean((1, 2)))
 
 
+ACTIVATIONS = {
+    "elu": nn.elu,
+    "selu": nn.selu,
+    "softplus": nn.softplus,
+    "mish": lambda x: x * jnp.tanh(nn.softplus(x)),
+    "choice": lambda x: jnp.where(x > 0.1, 3 * jnp.sin(x), x),
+}
+
+
+class Activated(nn.Module):
+    """A function that the integers have no operator for, as an island; ``PReLU`` is a module by itself."""
+
+    function: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = nn.Conv(4, (3, 3), 2, name="stem")(x)
+        if self.function == "prelu":
+            x = nn.PReLU(name="activation")(x)
+        else:
+            x = Function(self.function, name="activation")(x)
+        return nn.Dense(CLASSES, name="head")(nn.Conv(4, (3, 3), name="body")(x).mean((1, 2)))
+
+
+class Function(nn.Module):
+    name_of: str
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ACTIVATIONS[self.name_of](x)
+
+
+@pytest.mark.parametrize(
+    ("function", "backend"),
+    [
+        *((function, "litert") for function in ("prelu", *ACTIVATIONS)),
+        pytest.param("selu", "jax2tf", marks=pytest.mark.slow),
+    ],
+)
+def test_a_function_without_an_operator_is_computed_in_an_island(
+    function: str, backend: str, images: np.ndarray, tmp_path: Path
+):
+    """Converters would carry the integers' grid through the choice that it ends in, and round twice."""
+    with pytest.raises(ValueError, match=r"float_island"):
+        make(quantized(Activated(function)), images)
+    artifact = make(
+        quantized(Activated(function), int8(rules=(float_island("activation"),))), images
+    )
+    exported = tflite(artifact, tmp_path / "net.tflite", variant="int8", backend="litert")
+    assert (exported.ops["DEQUANTIZE"], exported.ops["QUANTIZE"]) == (1, 1)
+    some = images[:8]
+    plan, frozen = integer_form(artifact, len(some))
+    pixels = (some.astype(np.int16) - 128).astype(np.int8)
+    expected = jax.jit(functools.partial(simulate, plan, frozen))(pixels)
+    np.testing.assert_array_equal(tflite_integers(exported.path)(some), expected)
+
+
 def test_an_island_may_ask_questions_inside(images: np.ndarray, tmp_path: Path):
     scheme = int8(rules=(float_island("choosing"),))
     artifact = make(quantized(Asking(), scheme), images)
