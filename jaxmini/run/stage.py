@@ -208,12 +208,16 @@ class PostTraining(Stage):
     Its loss, optimizer, epochs, batch size and view are not used.
 
     Attributes:
+        quantize: by default with ranges that average the extremes of batches, as training does: those of
+            one strange picture would cost all others their steps (``benchmarks.accuracy`` has both).
         methods: of ``quantize.equalize()``, ``adaround()``, ``correct_bias()``, or one's own
             ``(model, variables, batches) -> variables``.
         pictures: of the training split, the first ones, that the methods see.
     """
 
-    quantize: quantization.int8 | quantization.weights_only | None = quantization.int8()
+    quantize: quantization.int8 | quantization.weights_only | None = quantization.int8(
+        estimator=quantization.moving_average()
+    )
     methods: tuple[quantization.Method, ...] = ()
     pictures: int = 512
     labelled = False
