@@ -3,11 +3,12 @@
     python -m benchmarks.accuracy
 
 Every net trains in float and becomes integer files: by calibration on 512 training pictures (PTQ), the
-extremes of their batches averaged, with one scale a channel and, to compare, one a kernel, or with the extremes
-of all of them; by quantization-aware distillation from its own float weights (QAT), at 8 bits, and with kernels
-of 4 bits that a file stores as int4 (W4A8). No kernel is left out. All accuracies are those of the .tflite
-files' own answers on the test pictures, after the last step, of one seed; the float file's is what the others
-are compared with. CIFAR-10 offline is a subset, which the table says. Stopped, it goes on where it was.
+extremes of their batches averaged, with one scale a channel and, to compare, one a kernel, or with the
+extremes of all of them; by quantization-aware distillation from its own float weights (QAT), at 8 bits,
+and with kernels of 4 bits that a file stores as int4 (W4A8). No kernel is left out. All accuracies are
+those of the .tflite files' own answers on the test pictures, after the last step, of one seed; the float
+file's is what the others are compared with. CIFAR-10 offline is a subset, which the table says. Stopped,
+it goes on where it was.
 
 That one scale a kernel ruins such nets is known of long trainings, which leave the channels of a kernel far
 apart (Nagel et al., 2019). These are short. Where every rectifier is a plain ReLU the channels can be taken
