@@ -87,7 +87,7 @@ def check_integers(content: bytes, plan: Plan, frozen: Frozen) -> None:
     """Check where an integer file moves numbers to, and what its float islands compute.
 
     The file runs on random inputs; each move and each island is computed again from what the file read there.
-    A converter's own kernels are left to ``evaluate.operator_parity``.
+    Its other operators have the trained numbers (``parity``); ``evaluate.operator_parity`` compares them.
 
     Args:
         content: of a .tflite file that holds the frozen network, whatever its types at the ends.
@@ -111,6 +111,9 @@ def check_integers(content: bytes, plan: Plan, frozen: Frozen) -> None:
         op.outputs[0]: group.name for group, op in replay.pairs if op and isinstance(group, Island)
     }
     lines = [
+        f"  {name}: it was not reached" for index, name in islands.items() if index not in steps
+    ]
+    lines += [
         _off(
             islands.get(index, f"a move, {core.tensors[index].name}"),
             np.stack(apart),
