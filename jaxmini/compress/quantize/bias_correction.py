@@ -27,11 +27,12 @@ from jaxmini.state import Array
 
 @dataclasses.dataclass(frozen=True)
 class correct_bias:
-    """Empirical bias correction: each channel of each layer gets back the mean it has in the float network.
+    """Bias correction: each channel of each layer gets back the mean that its kernel's rounding took.
 
     The means are over all pictures and pixels, before the rectifier; layers are corrected in order, each fed
-    by those before it as they were corrected. Roundings of activations are in it as well as those of
-    kernels. A layer without a bias of its own stays as it is: ``without_bias(plan)`` tells which and why.
+    by those before it as they were corrected, with its kernel in float and rounded. What rounds or clips the
+    activations is not in it: a few strange pictures, whose numbers are clipped, would shift all others. A
+    layer without a bias of its own stays as it is: ``without_bias(plan)`` tells which and why.
 
     Called with a model, its calibrated variables and batches of pictures, it returns the variables. Only
     biases (BatchNorm's beta) change, so the float network is another one: do this last.
@@ -41,7 +42,7 @@ class correct_bias:
             are not finite, or no layer has a bias.
 
     Source: Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction (2019),
-    section 4.2, with the means measured (appendix D).
+    section 4.2, with the means of a layer's inputs measured.
     """
 
     def __call__(self, model: Model, variables: Variables, batches: Iterable[Array]) -> Variables:
@@ -75,13 +76,13 @@ def without_bias(plan: Plan) -> Mapping[str, str]:
 
 
 def mean_error(layer: Layer) -> np.ndarray:
-    """How far the mean of each channel, before the rectifier, is from the float network's, float32 [O].
+    """How far the rounding of its kernel moves the mean of each channel, before the rectifier, float32 [O].
 
     The bias is not rounded: it is what will be changed.
     """
     means = jax.jit(functools.partial(_means, layer.group))
     rounded = _over_all(means, layer.rounded, layer.frozen.float_kernel, layer.bias)
-    return (rounded - _over_all(means, layer.inputs, layer.kernel, layer.bias)).astype(np.float32)
+    return (rounded - _over_all(means, layer.rounded, layer.kernel, layer.bias)).astype(np.float32)
 
 
 def _means(group: Weighted, inputs: Array, kernel: Array, bias: Array) -> jax.Array:
