@@ -18,6 +18,7 @@ from typing import Any
 
 # Long enough for any file that is worth timing; a damaged one may never end.
 TRIAL_SECONDS = 300
+RUNS, FAILS = b"runs\n", b"fails\n"  # what the process of trials says of a file
 # How the interpreter calls each implementation of the operators.
 RESOLVERS = {
     "xnnpack": "AUTO",
@@ -144,7 +145,6 @@ class _Lasting:
         return self._child
 
 
-RUNS, FAILS = b"runs\n", b"fails\n"  # what the process says of a file
 _LASTING = _Lasting()
 atexit.register(_LASTING.close)
 

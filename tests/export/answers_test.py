@@ -1,6 +1,7 @@
 """Answers: a file that computes something else is told, with what differs and by how much."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -154,26 +155,27 @@ def test_other_types_at_the_ends_and_more_pictures_are_looked_through(
     answers.check_integers(*form(Turning(jumps=True), images, layout))
 
 
-def test_a_number_moved_elsewhere_is_told_though_every_stored_number_is_right(turning: Form):
+def not_turned(model: Any, graph: Any) -> None:
+    permutation = graph.tensors[find(model, "TRANSPOSE").inputs[1]]
+    for axis in (1, 2):
+        change(model, permutation, axis, axis, np.int32)
+
+
+def cosine(model: Any, graph: Any) -> None:
+    set_code(model, find(model, "SIN"), flatbuffer.schema_module().BuiltinOperator.COS)
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [(not_turned, r"a move, tfl\.transpose"), (cosine, "Turning/bend:island")],
+)
+def test_what_computes_otherwise_is_named_though_every_stored_number_is_right(
+    edit: Callable, named: str, turning: Form
+):
     content, plan, frozen = turning
-
-    def edit(model, graph):
-        permutation = graph.tensors[find(model, "TRANSPOSE").inputs[1]]
-        for axis in (1, 2):
-            change(model, permutation, axis, axis, np.int32)
-
     wrong = edited(content, edit)
     parity.check(wrong, plan, frozen)
-    with pytest.raises(ParityError, match=r"a move, .*: \d+ of 512 integers are off, the farthest"):
-        answers.check_integers(wrong, plan, frozen)
-
-
-def test_an_island_that_computes_something_else_is_told_by_its_name(turning: Form):
-    content, plan, frozen = turning
-    cosine = flatbuffer.schema_module().BuiltinOperator.COS
-    wrong = edited(content, lambda model, graph: set_code(model, find(model, "SIN"), cosine))
-    parity.check(wrong, plan, frozen)
-    with pytest.raises(ParityError, match=r"Turning/bend:island: \d+ of 512 integers are off"):
+    with pytest.raises(ParityError, match=rf"{named}: \d+ of 512 integers are off, the farthest"):
         answers.check_integers(wrong, plan, frozen)
 
 

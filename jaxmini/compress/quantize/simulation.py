@@ -196,6 +196,7 @@ class _Integers:
         return self.rounded(total.astype(jnp.float32) * multiplier.reshape(row))
 
     def mean(self, inputs: Array) -> Array:
+        # Ties may fall otherwise: XNNPACK adds the zero point in float32 before it rounds.
         total = jnp.sum(inputs.astype(jnp.int32), axis=self.group.axes).reshape(self.group.shape)
         multiplier = self.scale(0) / (np.float32(self.group.count) * self.grid.scale)
         return self.rounded(total.astype(jnp.float32) * multiplier)
