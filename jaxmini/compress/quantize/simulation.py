@@ -196,10 +196,15 @@ class _Integers:
         return self.rounded(total.astype(jnp.float32) * multiplier.reshape(row))
 
     def mean(self, inputs: Array) -> Array:
-        # Ties may fall otherwise: XNNPACK adds the zero point in float32 before it rounds.
+        """Both zero points in one addend of float32, which decides how ties fall."""
+        count, zero_point = np.float32(self.group.count), np.float32(self.source().zero_point)
         total = jnp.sum(inputs.astype(jnp.int32), axis=self.group.axes).reshape(self.group.shape)
-        multiplier = self.scale(0) / (np.float32(self.group.count) * self.grid.scale)
-        return self.rounded(total.astype(jnp.float32) * multiplier)
+        total = total + jnp.int32(self.source().zero_point * self.group.count)
+        multiplier = self.scale(0) / np.float32(self.grid.scale) * (np.float32(1) / count)
+        addend = np.float32(self.grid.zero_point) - zero_point * count * multiplier
+        # The maximum changes nothing: without it XLA makes one rounding of the product and the sum.
+        product = jnp.maximum(total.astype(jnp.float32) * multiplier, np.finfo(np.float32).min)
+        return self.rounded(jnp.round(product + addend) - jnp.float32(self.grid.zero_point))
 
     def average(self, total: Array) -> Array:
         """Integer division with ties away from zero, of sums of q itself."""

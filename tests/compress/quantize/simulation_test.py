@@ -1,5 +1,6 @@
 """Frozen integers are settled once, and their simulation is what the file's kernels compute, bit for bit."""
 
+import dataclasses
 import functools
 import io
 
@@ -25,7 +26,8 @@ from jaxmini.compress.quantize import (
 )
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.frozen import Dequantized, operand_name
-from jaxmini.model import from_linen
+from jaxmini.compress.quantize.plan import INPUT
+from jaxmini.model import Model, from_linen
 
 NETS = {
     "residual": Residual(),
@@ -203,6 +205,43 @@ def test_the_file_computes_the_simulation(name):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_file_of_another_scheme_computes_its_simulation(scheme):
     check_file(*quantized_net("residual", SCHEMES[scheme]))
+
+
+@pytest.mark.parametrize("count", [9, 49, 192, 768])
+def test_means_at_ties_fall_as_in_the_file(count, compiled_as_users_do):
+    """Twelve blocks of a ViT were two such numbers apart: each step of XNNPACK's is rounded to float32."""
+    model = quantize(
+        Model(init=lambda key, x: {}, apply=lambda variables, x, **_: (x.mean(-1), {}))
+    )
+    variables = calibrate(model, {}, [jnp.ones((1, 64, count))])
+    plan = make_plan(model, variables, jnp.ones((1, 64, count)))
+    frozen, random = freeze(plan, variables), np.random.default_rng(count)
+    for ratio in (0.25, 0.375, *random.uniform(0.05, 1, 2)):
+        source = Grid(random.uniform(0.01, 0.05), int(random.integers(-100, 100)))
+        target = Grid(source.scale * ratio, int(random.integers(-100, 100)))
+        grids = {INPUT: source, plan.output_site: target}
+        x = (rows_at_ties(source, target, count, 64) - source.zero_point) * source.scale
+        inputs = np.float32(x)[None]
+        check_file(model, plan, variables, inputs, dataclasses.replace(frozen, grids=grids))
+
+
+@pytest.fixture
+def compiled_as_users_do():
+    """XLA's optimizations make one rounding of a product and a sum, where they may."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def rows_at_ties(source, target, count, rows):
+    """Integers [rows, count] of ``source`` whose means are nearest to half steps of ``target``."""
+    totals = np.arange(-128 * count, 127 * count + 1)
+    steps = (totals / count - source.zero_point) * source.scale / target.scale + target.zero_point
+    distance = np.abs(steps - np.floor(steps) - 0.5)
+    distance[(steps < -128) | (steps > 127)] = 1
+    chosen = totals[np.argsort(distance)[:rows]]
+    return chosen[:, None] // count + (np.arange(count) < chosen[:, None] % count)
 
 
 def check_file(model, plan, variables, x, frozen):
