@@ -19,7 +19,7 @@ def difference(before: Any, after: Any, path: str = "") -> list[str]:
     """
     if _same(before, after):
         return []
-    whole = [f"{path or 'recipe'}: {_short(before)} -> {_short(after)}"]
+    whole = [f"{path or 'recipe'}: {_told_apart(before, after)}"]
     ours, theirs = _fields(before), _fields(after)
     if ours is None or theirs is None or _constructor(before) != _constructor(after):
         return whole
@@ -61,6 +61,16 @@ def _item_name(item: Any) -> str | None:
 
 def _constructor(record: Any) -> Any:
     return record.get("call") if isinstance(record, dict) else type(record)
+
+
+def _told_apart(before: Any, after: Any) -> str:
+    """Both in short; by the modules of what made them, or in full, where that reads the same."""
+    ours, theirs = _short(before), _short(after)
+    if ours == theirs:
+        ours, theirs = str(_constructor(before)), str(_constructor(after))
+    if ours == theirs:
+        ours, theirs = json.dumps(before), json.dumps(after)
+    return f"{ours} -> {theirs}"
 
 
 def _short(record: Any) -> str:

@@ -53,6 +53,7 @@ def test_records_that_differ_have_a_line_that_says_so(before, after):
         ({"a": [1]}, {"a": {"b": 1}}, ['a: [1] -> {"b": 1}']),
         (1, 2, ["recipe: 1 -> 2"]),
         ({"a": "x" * 99}, {"a": ""}, [f'a: "{"x" * 56}... -> ""']),
+        ({"a": "x" * 98 + "y"}, {"a": "x" * 99}, [f'a: "{"x" * 98}y" -> "{"x" * 99}"']),
     ],
 )
 def test_plain_records(before, after, lines):
@@ -83,6 +84,12 @@ def test_recipes_are_told_apart_by_the_names_of_their_stages():
         ),
     ):
         assert difference(before, recipe(teacher, changed)) == [line]
+
+
+def test_what_differs_by_its_module_alone_is_told_with_it():
+    ours, theirs = ({"call": f"{module}:spread", "fields": {"times": 30}} for module in "ab")
+    assert difference(ours, theirs) == ["recipe: a:spread -> b:spread"]
+    assert difference({"name": "a:focal"}, {"name": "b:focal"}) == ['name: "a:focal" -> "b:focal"']
 
 
 def test_a_stage_that_came_in_or_went_is_one_line():
