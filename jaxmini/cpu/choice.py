@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxmini.cpu import convolution, dense, depthwise, paired, turned, winograd
+from jaxmini.cpu import abreast, bordered, convolution, dense, depthwise, turned, winograd
 from jaxmini.cpu.convolution import Convolution, Pair
 from jaxmini.cpu.window import meetings
 
@@ -104,31 +104,31 @@ def _dense(c: Convolution) -> Choice:
         return Choice("a strided 1x1 kernel: XLA's is as fast")
     if c.kernel == c.stride and not c.is_padded and not _is_dilated(c):
         return Choice("patches that do not overlap", dense.patches)
-    if c.stride == c.rhs_dilation == (1, 1) and c.lhs_dilation != (1, 1) and _has_many(c):
-        return Choice("a strided input gradient of many features", dense.input_by_columns)
+    if c.stride == c.rhs_dilation == (1, 1) and c.lhs_dilation != (1, 1) and _has_some(c):
+        return Choice("a strided input gradient", dense.input_by_columns)
     if _is_dilated(c):
         return Choice("a dilated kernel")
-    if c.kernel[1] > 2 and ((c.features <= 4 and c.out_features <= 32) or _is_narrow(c)):
-        return Choice("few features, a pair of pixels at a time", paired.forward)
-    if c.stride == (1, 1):
-        return _winograd(c, c.kernel, c.out, c.batch, (c.features, c.out_features))
-    if _has_many(c):
-        return Choice("a strided kernel of many features", dense.columns)
-    return Choice("a strided kernel of few features: XLA's is as fast")
+    if c.kernel[1] > 1 and _is_narrow(c):
+        return Choice("few features, some pixels side by side", abreast.forward)
+    if c.stride != (1, 1):
+        return Choice("a strided kernel: XLA's is as fast")
+    choice = _winograd(c, c.kernel, c.out, c.batch, (c.features, c.out_features))
+    if choice.formulation is None and not c.is_padded and c.out[0] > c.kernel[0]:
+        return Choice("no border", bordered.forward)
+    return choice
 
 
 def _dense_filter(c: Convolution) -> Choice:
     if c.out == (1, 1):
         return Choice("a 1x1 filter gradient", dense.filter_by_columns, True)
+    if _is_turned_in_parts(c):
+        return Choice("a filter gradient, some pictures at a time", turned.filter_gradient, True)
     if c.rhs_dilation != (1, 1):
         return Choice("a strided filter gradient", dense.filter_by_columns, True)
     choice = _winograd(c, c.out, c.kernel, c.features, (c.batch, c.out_features))
-    if choice.formulation is not None:
-        return Choice(choice.why, winograd.filter_gradient, True)
-    pictures = c.features * math.prod(c.size) * c.batch
-    if c.layouts[0] == TURNED or c.stride != (1, 1) or pictures < turned.WORTH:
+    if choice.formulation is None:
         return choice
-    return Choice("a filter gradient of few features", turned.filter_gradient, True)
+    return Choice(choice.why, winograd.filter_gradient, True)
 
 
 def _winograd(c: Convolution, kernel: Pair, out: Pair, examples: int, features: Pair) -> Choice:
@@ -153,11 +153,20 @@ def _is_filter_gradient(c: Convolution) -> bool:
 
 
 def _is_narrow(c: Convolution) -> bool:
-    return c.stride == (1, 1) and c.features <= 8 and c.out_features <= 16
+    if c.features > 1 and c.features % 2 and c.out_features < 64:
+        return True
+    return c.features < 24 and 2 * c.out_features <= abreast.ROW and c.out[1] > 1
 
 
-def _has_many(c: Convolution) -> bool:
-    return min(c.features, c.out_features) >= 64 and c.taps <= MOST_TAPS
+def _has_some(c: Convolution) -> bool:
+    return min(c.features, c.out_features) >= 16 and c.taps <= MOST_TAPS
+
+
+def _is_turned_in_parts(c: Convolution) -> bool:
+    if c.stride != (1, 1) or c.layouts[0] == TURNED:
+        return False
+    numbers = c.features * max(math.prod(c.size) * c.batch, c.taps * c.out_features)
+    return min(c.batch, c.out_features) <= 64 and numbers >= turned.WORTH
 
 
 def _is_dilated(c: Convolution) -> bool:

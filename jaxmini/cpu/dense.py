@@ -25,15 +25,8 @@ def patches(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:
     return _pixelwise(x, w.reshape(-1, c.out_features), c)
 
 
-def columns(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:
-    """What the taps see side by side (im2col), one product; any stride, padding and dilation."""
-    x = pad(x, c.padding, c.lhs_dilation)
-    seen = [window(x, at, c.out, c.stride) for _, at in positions(c.kernel, c.rhs_dilation)]
-    return _pixelwise(jnp.concatenate(seen, -1), w.reshape(-1, c.out_features), c)
-
-
 def filter_by_columns(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:
-    """A filter gradient: what the taps see side by side, one product that sums examples and space."""
+    """A filter gradient: what the taps see side by side (im2col), one product that sums all pixels."""
     x = pad(x, c.padding, c.lhs_dilation)
     seen = [window(x, at, c.kernel, c.rhs_dilation) for _, at in positions(c.out, c.stride)]
     rows = jnp.concatenate(seen, -1).reshape(-1, c.batch * len(seen))

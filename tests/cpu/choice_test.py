@@ -165,7 +165,9 @@ def _formulations() -> set[str]:
 
 # One of each kind: matrix products, multiply-adds, and what their strides leave out.
 KINDS_OF_NETS = ("1x1, stride 2", "3x3, stride 2", "patches", "depthwise 3x3, stride 2")
-HALVES = [("bfloat16", name) for name in KINDS_OF_NETS] + [("float16", KINDS_OF_NETS[-1])]
+OTHER_KINDS = ("rgb stem", "3x3, few features, large", "3x3, no border")
+HALVES = [("bfloat16", name) for name in (*KINDS_OF_NETS, *OTHER_KINDS)]
+HALVES.append(("float16", KINDS_OF_NETS[-1]))
 
 
 @pytest.mark.parametrize(("dtype", "name"), HALVES)
