@@ -4,14 +4,15 @@
 
 Every way makes the same float32 update of one batch: 32x32 pictures, 10 classes, BatchNorm in training, SGD
 with Nesterov's momentum, no augmentation. XLA and jaxmini are one step, compiled without and with
-`jaxmini.cpu.install()`, from one state: their first losses must agree to a thousandth. PyTorch is a net like
-it, of as many parameters, eager, in the better of two memory layouts, on all cores, its threads told to sleep
-while they wait for each other (`OMP_WAIT_POLICY=passive`). On one thread it needs less CPU time and more wall
-time; jaxmini's, on all cores, over that is shown beside it. distill and int8 are jaxmini's own steps, of a
-student of the named net and a teacher as in configs/fashion_mnist.py, with their view. All keep freed memory
-(`jaxmini.cpu.keep_freed_memory`). The ways take turns; a ratio is the median over the rounds of jaxmini's CPU
-time, all threads, over the other's, or of wall time where it says so. Memory is what a program needs besides
-its arguments; compiling has tracing in it, and no cache.
+`jaxmini.cpu.install()`, from one state: their first losses must agree to a thousandth, in int8, where a
+number that is rounded otherwise moves others, to a hundredth. PyTorch is a net like it, of as many
+parameters, eager, in the better of two memory layouts, on all cores, its threads told to sleep while they
+wait for each other (`OMP_WAIT_POLICY=passive`). On one thread it needs less CPU time and more wall time;
+jaxmini's, on all cores, over that is shown beside it. distill and int8 are jaxmini's own steps, of a
+student of the named net and a teacher as in configs/fashion_mnist.py, with their view. All keep freed
+memory (`jaxmini.cpu.keep_freed_memory`). The ways take turns; a ratio is the median over the rounds of
+jaxmini's CPU time, all threads, over the other's, or of wall time where it says so. Memory is what a
+program needs besides its arguments; compiling has tracing in it, and no cache.
 """
 
 import dataclasses
@@ -41,7 +42,6 @@ from jaxmini.steps.update import Step
 
 PICTURE = (32, 32, 3)
 RATE = 1e-3  # so small that many updates of one batch leave every number of a usual size
-AGREE = 1e-3
 MEMORY = 1.2  # times XLA's, the most that is good enough
 NORMALIZATION = step_overhead.NORMALIZATION
 ALONE = "PyTorch, 1 thread"
@@ -71,6 +71,7 @@ class Case:
         net: what is trained.
         scene: the training of that net with that many pictures a batch.
         xla, torch: the highest CPU ratios that are good enough; without ``torch``, PyTorch takes no part.
+        agree: how far the first losses may be apart, as a part of them.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Case:
     scene: Callable[[nn.Module, int], Scene]
     xla: float
     torch: float | None = None
+    agree: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +197,7 @@ NETS = (
 )
 CHAIN = (
     Case("distill, MobileNetV4-Conv-S", V4, functools.partial(distill, teacher=TEACHER), 0.3),
-    Case("int8, MobileNetV4-Conv-S", V4, functools.partial(int8, teacher=TEACHER), 0.3),
+    Case("int8, MobileNetV4-Conv-S", V4, functools.partial(int8, teacher=TEACHER), 0.3, agree=1e-2),
 )
 
 TINY = mobilenet.MobileNet((mobilenet.Conv(8, stride=2), mobilenet.Inverted(8, 2, stride=2)), 10)
@@ -214,7 +216,7 @@ def measured(case: Case, batch: int, rounds: int) -> Result:
     scene = case.scene(case.net, batch)
     programs = {name: compiled(scene, rule=name == JAXMINI) for name in (XLA, JAXMINI)}
     first = {name: float(program.train()["loss"]) for name, program in programs.items()}
-    if not np.isclose(first[JAXMINI], first[XLA], rtol=AGREE, atol=0.0):
+    if not np.isclose(first[JAXMINI], first[XLA], rtol=case.agree, atol=0.0):
         raise RuntimeError(f"{case.name}: from one state the first losses are {first}")
     ways: dict[str, Way] = {name: program.train for name, program in programs.items()}
     together, alone, torch_nets = {}, {}, sides.pytorch()

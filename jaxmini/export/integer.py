@@ -14,6 +14,7 @@ from jaxmini.export import (
     constraints,
     edges,
     features,
+    fineness,
     flatbuffer,
     int4,
     jax2tf,
@@ -83,7 +84,8 @@ def integer_file(
 
     Raises:
         ValueError: an unknown back end, a plan for another batch, a network without such a head or without
-            a kernel for int4, other types for tokens, or activations of fewer than 8 bits.
+            a kernel for int4, other types for tokens, activations of fewer than 8 bits, or a range of next
+            to nothing.
         ImportError: the back end is not installed; names the extra that brings it.
         ConversionError: the converter failed.
         ConstraintError, ParityError: the converter wrote a file that is not the frozen network, or that
@@ -94,6 +96,7 @@ def integer_file(
     bits.require_bits(plan, variant)
     layout = layout.of(variant)
     _require_fitting(plan, layout)
+    fineness.require_coarse(plan, frozen)
     part = None if layout.embedding is None else features.before(plan, layout.embedding)
     content = repair.integer_means(_converted(plan, frozen, backend, part))
     content = repair.repeated_constants(repair.narrow_paddings(content))

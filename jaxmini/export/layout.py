@@ -44,7 +44,7 @@ class Layout:
             (CONV_2D, FULLY_CONNECTED; any operator in a file of ``weights_only``); the others stay int8,
             and the file's description tells which. XNNPACK leaves an int4 convolution to the
             interpreter's own kernels, so the answers of integers are no longer the simulation's bit for
-            bit: one step apart here and there.
+            bit: one step apart here and there at each of these, which adds up in a deep network.
         embedding: path of the head's module, a glob as of ``quantize.rule``: a second signature,
             ``embedding``, gives the vector that this module takes. It shares the weights.
         task_metadata: add the metadata and the labels file that the TensorFlow Lite Task Library, MediaPipe

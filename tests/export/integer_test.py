@@ -1,6 +1,7 @@
 """Integer: files of networks that are no artifacts, through both back ends; gammas of every sign and size."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -15,8 +16,10 @@ from jaxmini.compress.quantize import (
     freeze,
     int8,
     learned_min_max,
+    lsq,
     make_plan,
     observed,
+    pact,
     quantize,
     rule,
     simulate,
@@ -243,6 +246,40 @@ def test_ranges_of_constants_reach_the_file(shown: str, silent: bool):
     simulated = jax.jit(functools.partial(simulate, plan, frozen))(inputs)
     found = answers(content, np.asarray(quantized(inputs, frozen.grids[INPUT])))
     np.testing.assert_array_equal(found, simulated)
+
+
+class Silent(nn.Module):
+    """A rectifier that never opens, and BatchNorm whose factor is zero."""
+
+    rectifier: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(nn.Conv(6, (3, 3), name="stem")(x))
+        below = nn.initializers.constant(-10.0)
+        closed = self.rectifier(nn.Conv(6, (3, 3), bias_init=below, name="closed")(x))
+        norm = nn.BatchNorm(use_running_average=True, scale_init=nn.initializers.zeros)
+        zero = self.rectifier(norm(nn.Conv(6, (3, 3), use_bias=False, name="zero")(x)))
+        alone = nn.Dense(3, name="alone")(closed.mean((1, 2)))
+        return nn.Dense(3, name="head")((x + closed + zero).mean((1, 2))) + alone
+
+
+CLOSED = {
+    "relu": (nn.relu, int8()),
+    "relu6": (nn.relu6, int8()),
+    "none": (lambda x: x, int8()),
+    "lsq": (nn.relu, int8(activation=lsq())),
+    "pact": (nn.relu, int8(activation=pact())),
+}
+
+
+@pytest.mark.parametrize(("rectifier", "scheme"), CLOSED.values(), ids=CLOSED)
+def test_where_nothing_but_zeros_was_seen_kernels_run(rectifier: Callable, scheme: int8):
+    """Steps of next to nothing are refused by XNNPACK, overflow before a relu6, and end the process."""
+    plan, frozen, inputs, simulated = integers(Silent(rectifier), PICTURES, scheme)
+    content, _ = integer_file(plan, frozen, "litert")
+    np.testing.assert_array_equal(answers(content, inputs), simulated)
+    assert np.ptp(simulated.astype(int)) > 100
 
 
 class Products(nn.Module):

@@ -1,6 +1,7 @@
 """Calibration: what the sites of the float model show on real data, gathered batch by batch, then settled."""
 
 import functools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,21 +14,30 @@ from jaxmini.model import Variables
 from jaxmini.state import Array
 
 
+class Seen(NamedTuple):
+    """What one tensor of a site has shown."""
+
+    statistics: Statistics
+    is_finite: Array
+
+
 class Observe(Float):
-    """The mode that runs the float model and notes each site's statistics in ``seen``, one a tensor."""
+    """The mode that runs the float model and notes what each site shows in ``seen``, one a tensor."""
 
     def __init__(self, plan: Plan, variables: Variables) -> None:
         super().__init__(plan, variables)
-        self.seen: dict[str, list[Statistics]] = {}
+        self.seen: dict[str, list[Seen]] = {}
 
     def activation(self, site: str, values: Array) -> Array:
         if site not in self.plan.fixed:
-            self.seen.setdefault(site, []).append(self.plan.estimator(site).observe(values))
+            # Asked for by itself: XLA's maximum on a CPU passes over NaN in all but small arrays.
+            noted = Seen(self.plan.estimator(site).observe(values), jnp.isfinite(values).all())
+            self.seen.setdefault(site, []).append(noted)
         return values
 
 
 def gathered(
-    plan: Plan, before: dict[str, Statistics], seen: dict[str, list[Statistics]], batch: int
+    plan: Plan, before: dict[str, Statistics], seen: dict[str, list[Seen]], batch: int
 ) -> dict[str, Statistics]:
     """The statistics of each site after one more batch, in NumPy.
 
@@ -42,13 +52,13 @@ def gathered(
     after = {}
     for site in plan.observed:
         estimator = plan.estimator(site)
-        for statistics in seen[site]:
-            if not np.all(np.isfinite(ends_of(statistics))):
+        for noted in seen[site]:
+            if not (noted.is_finite and np.all(np.isfinite(ends_of(noted.statistics)))):
                 raise ValueError(
                     f"calibrate: the numbers at {site!r} are not finite in batch {batch} (NaN or "
                     "infinity): look at the inputs of the batch, then at the variables of that module"
                 )
-        tensors = functools.reduce(estimator.join, seen[site])
+        tensors = functools.reduce(estimator.join, (noted.statistics for noted in seen[site]))
         after[site] = estimator.follow(before[site], tensors) if site in before else tensors
     return after
 

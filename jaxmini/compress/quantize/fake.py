@@ -6,7 +6,7 @@ from types import MappingProxyType
 import jax.numpy as jnp
 
 from jaxmini.compress.quantize.evaluate import Float
-from jaxmini.compress.quantize.extremes import Range, extremes, union
+from jaxmini.compress.quantize.extremes import Range, begun, extremes, union
 from jaxmini.compress.quantize.grid import (
     Grid,
     fake_quant,
@@ -93,4 +93,6 @@ class Train(FakeQuant):
         seen, known = extremes(values), self.ranges[site]
         seen = union(self.seen[site], seen) if site in self.seen else seen
         self.seen[site] = seen
-        return {end: jnp.where(is_seen(known), known[end], seen[end]) for end in ("low", "high")}
+        return begun(
+            {end: jnp.where(is_seen(known), known[end], seen[end]) for end in ("low", "high")}
+        )

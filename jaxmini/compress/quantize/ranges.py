@@ -11,7 +11,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxmini.compress.quantize.extremes import Range
+from jaxmini.compress.quantize.extremes import Range, begun
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.learned import Added
 from jaxmini.compress.quantize.plan import Plan
@@ -62,7 +62,7 @@ def grids_of(
     check_sites(plan, ranges)
     check_seen(ranges)
     grids = {
-        site: plan.activation(site).grid(known, added.get(site, {}))
+        site: plan.activation(site).grid(begun(known), added.get(site, {}))
         for site, known in ranges.items()
     }
     return {**plan.fixed, **grids}

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from jaxmini.compress.quantize.assignment import Choices, assign, check, rule
-from jaxmini.compress.quantize.calibration import Observe, gathered, settled
-from jaxmini.compress.quantize.estimators import Estimator, Statistics, min_max
+from jaxmini.compress.quantize.calibration import Observe, Seen, gathered, settled
+from jaxmini.compress.quantize.estimators import Estimator, min_max
 from jaxmini.compress.quantize.evaluate import evaluate
 from jaxmini.compress.quantize.fake import FakeQuant, Train
 from jaxmini.compress.quantize.float_runs import group_kernels
@@ -346,7 +346,7 @@ def _apply(
 
 def _observe(
     model: Model, choices: Choices, grid: Grid | None, variables: Variables, inputs: PyTree
-) -> dict[str, list[Statistics]]:
+) -> dict[str, list[Seen]]:
     plan = _plan(model, choices, grid, variables, inputs)
     hooks = Observe(plan, variables)
     evaluate(plan, hooks, inputs)

@@ -138,6 +138,15 @@ def test_pmap_is_one_device():
         np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("estimator", [min_max(), percentile(99.0), mse(), entropy()], ids=repr)
+def test_one_number_of_many_that_is_none_is_seen(estimator):
+    """XLA's maximum of many numbers passes over NaN."""
+    model, x = quantize(from_linen(Residual()), int8(estimator=estimator)), pictures(24)
+    variables = start(model, x[:1])
+    with pytest.raises(ValueError, match="numbers at 'input' are not finite in batch 0"):
+        calibrate(model, variables, [x.at[5, 3, 2, 1].set(jnp.nan)])
+
+
 def test_numbers_that_are_not_finite_name_their_site():
     variables, x = network()
     for estimator in (min_max(), moving_average(0.9), percentile(99), mse(), entropy()):

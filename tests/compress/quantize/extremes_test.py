@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxmini.axis import AXIS
-from jaxmini.compress.quantize.extremes import ends_of, extremes, union
+from jaxmini.compress.quantize.extremes import begun, ends_of, extremes, union
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 
@@ -56,6 +56,22 @@ def test_a_range_that_has_seen_nothing_adds_nothing():
     empty = {"low": jnp.float32(np.inf), "high": jnp.float32(-np.inf)}
     known = {"low": jnp.float32(-1), "high": jnp.float32(2)}
     assert union(empty, known) == union(known, empty) == known
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ends"),
+    [
+        (0, 0, (0, 1)),
+        (0, 1e-12, (0, 1)),
+        (-1e-12, 0, (0, 1)),
+        (-1e-3, 0, (-1e-3, 0)),
+        (np.inf, -np.inf, (np.inf, -np.inf)),
+        (np.nan, np.nan, (np.nan, np.nan)),
+    ],
+)
+def test_a_grid_starts_from_one_where_only_zeros_were_seen(low, high, ends):
+    found = begun({"low": jnp.float32(low), "high": jnp.float32(high)})
+    np.testing.assert_array_equal([found["low"], found["high"]], np.float32(ends))
 
 
 class Sums(NamedTuple):
