@@ -5,19 +5,23 @@
 The steps are the float32 updates of `benchmarks.cpu`, with jaxmini's convolutions: once of the net, with
 BatchNorm on batch statistics, and once of `quantize(net, int8())`, calibrated, with BatchNorm folded. They
 take turns; memory is what the program needs besides its arguments. A conversion is `export.tflite` of the
-int8 net in a process of its own, which the back ends take by turns: seconds as the caller waits and of CPU,
-and the largest memory of the caller or of the converter that it starts.
+int8 net in a process of its own, which the back ends take by turns: seconds as the caller waits and of CPU;
+memory is the most that the caller and the processes that it starts are seen to hold together while it lasts,
+resident, less what they held before it.
 """
 
+import contextlib
 import dataclasses
 import json
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -55,6 +59,7 @@ NETS = (
 )
 TINY = (Case("step, tiny", cpu.TINY, CONVOLUTIONAL),)
 CONVERTED = ("MobileNetV2", 224)
+EVERY = 0.05  # seconds between two looks at memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,13 +143,49 @@ def convert(backend: str, *, quick: bool) -> int:
     images = export.smooth_noise(2, (case.side, case.side, 3))
     _, artifact = export.artifacts(case, images)
     with tempfile.TemporaryDirectory() as folder:
-        began, before = time.perf_counter(), _cpu()
-        tflite(artifact, Path(folder) / "int8.tflite", variant="int8", backend=backend)
-        taken = {"wall": time.perf_counter() - began, "cpu": _cpu() - before}
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = max(resource.getrusage(one).ru_maxrss for one in who)
-    print(json.dumps({**taken, "memory": 1024 * peak}))
+        path = Path(folder) / "int8.tflite"
+        taken = spent(lambda: tflite(artifact, path, variant="int8", backend=backend))
+    print(json.dumps(taken))
     return 0
+
+
+def spent(work: Callable[[], object]) -> dict[str, float]:
+    """What work takes: seconds of wall and of CPU, and bytes of memory above those held before it."""
+    import psutil
+
+    this, ended = psutil.Process(), threading.Event()
+    before = most = _resident(this)
+    looking = 0.0
+
+    def look() -> None:
+        nonlocal most, looking
+        over = False
+        while not over:
+            over = ended.wait(EVERY)
+            most = max(most, _resident(this))
+        looking = time.thread_time()
+
+    watch = threading.Thread(target=look)
+    began, used = time.perf_counter(), _cpu()
+    watch.start()
+    try:
+        work()
+    finally:
+        wall = time.perf_counter() - began
+        ended.set()
+        watch.join()
+    return {"wall": wall, "cpu": _cpu() - used - looking, "memory": most - before}
+
+
+def _resident(process: Any) -> int:
+    """Bytes of memory that a process and those that it has started hold now."""
+    import psutil
+
+    held = process.memory_info().rss
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            held += child.memory_info().rss
+    return held
 
 
 def _cpu() -> float:

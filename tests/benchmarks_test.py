@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import mmap
 import os
 import re
 import subprocess
@@ -478,6 +479,54 @@ class TestColdStart:
             cold_start.timed(
                 str(ROOT / "configs/quickstart.py"), ["pretrian.epochs=1"], ("pretrain",), tmp_path
             )
+
+
+def held(size: int) -> np.ndarray:
+    """So many bytes of memory of its own, each page of it touched; given back as soon as it is not needed."""
+    area = np.frombuffer(mmap.mmap(-1, size), np.uint8)
+    area[:: mmap.PAGESIZE] = 1
+    return area
+
+
+class TestSpent:
+    SIZE = 2**26
+
+    def work(self) -> None:
+        kept = held(self.SIZE)
+        time.sleep(4 * quantization.EVERY)
+        assert kept[0] == 1
+
+    def test_memory_is_what_the_work_itself_held(self):
+        held(4 * self.SIZE)  # before: a mark that no measure may take for the work's own
+        memory = quantization.spent(self.work)["memory"]
+        assert 0.9 * self.SIZE < memory < 1.5 * self.SIZE
+
+    def test_memory_held_before_is_not_counted(self):
+        before = held(self.SIZE)
+        memory = quantization.spent(lambda: time.sleep(2 * quantization.EVERY))["memory"]
+        assert memory < 0.5 * self.SIZE
+        assert before[0] == 1
+
+    def test_a_process_that_the_work_starts_is_counted_with_it(self):
+        script = f"import time; kept = bytearray(b'x') * {self.SIZE}; time.sleep(0.5)"
+
+        def work() -> None:
+            kept = held(self.SIZE)
+            subprocess.run([sys.executable, "-c", script], check=True)
+            assert kept[0] == 1
+
+        memory = quantization.spent(work)["memory"]
+        assert 1.9 * self.SIZE < memory < 2.6 * self.SIZE
+
+    def test_looking_is_no_cpu_of_the_work(self, monkeypatch):
+        def slow(process: object) -> int:
+            end = time.thread_time() + 0.1
+            while time.thread_time() < end:
+                pass
+            return 0
+
+        monkeypatch.setattr(quantization, "_resident", slow)
+        assert quantization.spent(lambda: time.sleep(0.4))["cpu"] < 0.1
 
 
 @pytest.mark.parametrize("module", MAINS, ids=lambda module: module.__name__)
