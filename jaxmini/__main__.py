@@ -84,14 +84,19 @@ def benchmark(options: argparse.Namespace) -> int:
 
 def parity(options: argparse.Namespace) -> int:
     """Compare a .tflite file with the artifact it was made from: its numbers, answers and operators."""
-    from jaxmini import export
+    from jaxmini import export, recipe, record
     from jaxmini.evaluate.interpreter import LITERT, Kernels
     from jaxmini.evaluate.parity import file_parity
     from jaxmini.inspection.pictures import pictures_of
     from jaxmini.inspection.tables import parity_text
     from jaxmini.run import process
 
-    artifact = export.load(options.artifact)
+    if options.config_file is not None:
+        recipe.imported(options.config_file)
+    try:
+        artifact = export.load(options.artifact)
+    except record.UndefinedError as error:
+        raise record.UndefinedError(f"{error}, or name that file: --config FILE") from error
     image, label, origin = pictures_of(artifact, options.artifact, options.images)
     kernels = (*LITERT, *[Kernels.MICRO] * options.micro)
     found = file_parity(artifact, options.file, image, label, kernels=kernels)
@@ -192,6 +197,12 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("file", type=Path, help="a .tflite file made from it")
     comparing.add_argument(
         "--images", type=int, default=500, help="pictures to compare on (default: 500)"
+    )
+    comparing.add_argument(
+        "--config",
+        dest="config_file",
+        metavar="FILE",
+        help="the config file that defines the artifact's net, where jaxmini does not",
     )
     comparing.add_argument("--micro", action="store_true", help="run it in TFLite-Micro too")
     comparing.set_defaults(command=parity)

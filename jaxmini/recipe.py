@@ -61,10 +61,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             (``FILE:LINE: what``, its cause chained), or a bad override.
     """
     path = Path(path)
-    if not path.is_file():
-        near = did_you_mean(path, map(str, path.parent.glob("*.py")))
-        raise RecipeError(f"no config file {path}{near}")
-    module = _import(path)
+    module = imported(path)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise RecipeError(f"{path} has no function get_config() that returns a Recipe")
@@ -77,6 +74,30 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     for assignment in overrides:
         recipe = override(recipe, assignment)
     return Config(path.stem, (module.__doc__ or path.stem).strip(), recipe)
+
+
+def imported(path: str | Path) -> types.ModuleType:
+    """A config file as a module that is found again by its name, as an artifact's own classes have to be.
+
+    Raises:
+        RecipeError: no such file, another module of that name, or a mistake in the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = did_you_mean(path, map(str, path.parent.glob("*.py")))
+        raise RecipeError(f"no config file {path}{near}")
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and not _is_of(known, path):
+        raise RecipeError(
+            f"config {path}: a module called {name!r} is loaded already; rename the file"
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _mistakes_in(path):
+        spec.loader.exec_module(module)
+    return module
 
 
 def override(recipe: Recipe, assignment: str) -> Recipe:
@@ -118,22 +139,6 @@ def _mistakes_in(path: Path) -> Iterator[None]:
         yield
     except mistake.KINDS as error:
         raise RecipeError(mistake.told(error, path)) from error
-
-
-def _import(path: Path) -> types.ModuleType:
-    """The file as a module that can be found again by its name, as the record of a run needs."""
-    name = path.stem
-    known = sys.modules.get(name)
-    if known is not None and not _is_of(known, path):
-        raise RecipeError(
-            f"config {path}: a module called {name!r} is loaded already; rename the file"
-        )
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    with _mistakes_in(path):
-        spec.loader.exec_module(module)
-    return module
 
 
 def _is_of(module: types.ModuleType, path: Path) -> bool:

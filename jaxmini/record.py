@@ -20,11 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmini.model import Model
+from jaxmini.near_miss import did_you_mean
 
 Json = Any
 
 # Bookkeeping fields of linen modules: not part of what the module is.
 _LINEN_FIELDS = frozenset({"parent", "name"})
+REMEDY = "import the file that defines it first, or put its folder on PYTHONPATH"
+
+
+class UndefinedError(ImportError):
+    """What a description names is not defined by any module that is loaded or can be."""
 
 
 def describe(value: Any, where: str = "value") -> Json:
@@ -59,8 +65,9 @@ def rebuild(description: Json) -> Any:
     """The value that ``describe`` described.
 
     Raises:
-        ImportError: a module of the description is not installed or not on the path.
-        AttributeError: a name is gone from its module (other version of the code).
+        UndefinedError: a module of the description is not on the path, or a name is not in its module (other
+            version of the code); names it. It is an ImportError.
+        ImportError: something that such a module imports is not installed.
         ValueError: the description holds an array, of which only the digest was kept.
     """
     match description:
@@ -180,7 +187,27 @@ def _name(value: Any, where: str) -> str:
 
 def _find(name: str) -> Any:
     module, _, path = name.partition(":")
-    found = importlib.import_module(module)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # another one, which that module imports
+            raise
+        raise UndefinedError(
+            f"{name} is not to be found, there is no module {error.name!r}: {REMEDY}"
+        ) from error
     for part in path.split("."):
+        if not hasattr(found, part):
+            near = did_you_mean(part, dir(found))
+            raise UndefinedError(
+                f"{name} is not to be found, {_told(found)} has no {part!r}{near}: {REMEDY}"
+            )
         found = getattr(found, part)
     return found
+
+
+def _told(owner: Any) -> str:
+    """A module with its file, as another of the same name may have been meant; a class by its name."""
+    if not isinstance(owner, types.ModuleType):
+        return owner.__qualname__
+    file = getattr(owner, "__file__", None)
+    return owner.__name__ if file is None else f"{owner.__name__} ({file})"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxmini import data, losses, models, recipe, steps
+from jaxmini import data, losses, models, recipe, record, steps
 from jaxmini.compress import quantize
 from jaxmini.evaluate.cost import cost
 from jaxmini.export import Layout
@@ -314,3 +314,14 @@ def test_impossible_stages_are_refused(fields, message):
     }
     with pytest.raises(ValueError, match=message):
         Contrastive(**(good | fields))
+
+
+def test_what_a_config_file_defines_is_found_by_name(tmp_path):
+    path = tmp_path / f"{tmp_path.name}.py"
+    path.write_text("Net = int\n\n\ndef get_config():\n    raise RuntimeError\n")
+    try:
+        assert recipe.imported(str(path)).Net is record.rebuild({"name": f"{path.stem}:Net"})
+    finally:
+        sys.modules.pop(path.stem, None)
+    with pytest.raises(RecipeError, match=r"no config file .*; did you mean .*\.py'"):
+        recipe.imported(path.with_name(f"{path.stem}s.py"))

@@ -107,3 +107,27 @@ def test_an_array_is_recorded_by_digest_and_not_rebuilt():
 def test_digest_ignores_the_order_of_fields():
     assert record.digest({"a": 1, "b": 2}) == record.digest({"b": 2, "a": 1})
     assert record.digest({"a": 1}) != record.digest({"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere:Net", "nowhere:Net is not to be found, there is no module 'nowhere': import the"),
+        ("nowhere.nets:Net", "nowhere.nets:Net .* no module 'nowhere': .* folder on PYTHONPATH"),
+        ("jaxmini.nowhere:Net", "there is no module 'jaxmini.nowhere': import the file that"),
+        ("jaxmini.losses:kll", r"jaxmini.losses \(.*\.py\) has no 'kll'; did you mean 'kl'\?: "),
+        ("jaxmini.losses:kl.inner", "jaxmini.losses:kl.inner is not to be found, kl has no 'inner'"),
+    ],
+)
+def test_a_name_that_nothing_defines_is_told_with_what_can_be_done(name: str, said: str):
+    with pytest.raises(record.UndefinedError, match=said) as caught:
+        record.rebuild({"call": name, "fields": {}})
+    assert isinstance(caught.value, ImportError)
+
+
+def test_what_a_module_lacks_itself_is_not_taken_for_the_module(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lacking.py").write_text("import nowhere_to_be_had\n")
+    with pytest.raises(ImportError, match="No module named 'nowhere_to_be_had'") as caught:
+        record.rebuild({"name": "lacking:Net"})
+    assert not isinstance(caught.value, record.UndefinedError)

@@ -143,7 +143,7 @@ def load(folder: Path | str) -> Artifact:
     Raises:
         FileNotFoundError: the folder holds no artifact.
         ValueError: a file is not what its digest says, or a variable not what the manifest says.
-        ImportError, AttributeError: the model's code is not there any more.
+        ImportError: the code of the model is not to be found (names the class), or what it imports.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder / MANIFEST)
@@ -152,8 +152,12 @@ def load(folder: Path | str) -> Artifact:
             raise ValueError(
                 f"{folder / name}: its SHA-256 is not the one in {MANIFEST}; it was changed: {REMEDY}"
             )
+    try:
+        model = record.rebuild(manifest["model"])
+    except record.UndefinedError as error:
+        raise record.UndefinedError(f"artifact {folder}: {error}") from error
     return Artifact(
-        model=record.rebuild(manifest["model"]),
+        model=model,
         variables=_read_variables(folder / VARIABLES, manifest["variables"]),
         labels=tuple(manifest["labels"]),
         normalization=Normalization(**manifest["normalization"]),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxmini import record
 from jaxmini.export import Artifact, load, predict, save
 from jaxmini.export.artifact import MANIFEST, VARIABLES
 from jaxmini.model import Model, from_linen
@@ -79,16 +80,27 @@ def test_saving_again_replaces_and_leaves_nothing_else(
     assert {path.name for path in tmp_path.iterdir()} == {MANIFEST, VARIABLES}
 
 
-def test_format_of_another_version_is_refused(float_artifact: Artifact, tmp_path: Path):
-    from jaxmini import record
-
-    save(float_artifact, tmp_path)
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    manifest["format"] = 99
+def rewrite(folder: Path, **changes: object) -> None:
+    """Write a manifest of other entries, with the digest they should have."""
+    manifest = json.loads((folder / MANIFEST).read_text()) | changes
     del manifest["digest"]
     manifest["digest"] = record.digest(manifest)
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_format_of_another_version_is_refused(float_artifact: Artifact, tmp_path: Path):
+    save(float_artifact, tmp_path)
+    rewrite(tmp_path, format=99)
     with pytest.raises(ValueError, match="format 99"):
+        load(tmp_path)
+
+
+def test_a_model_that_nothing_defines_is_told_with_the_artifact(
+    float_artifact: Artifact, tmp_path: Path
+):
+    save(float_artifact, tmp_path)
+    rewrite(tmp_path, model={"name": "nowhere:Net"})
+    with pytest.raises(ImportError, match=f"artifact {tmp_path}: nowhere:Net is not to be found"):
         load(tmp_path)
 
 

@@ -1,12 +1,14 @@
 """The commands ``benchmark``, ``parity`` and ``micro``: what they print, and how they end."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jaxmini import recipe
 from jaxmini.__main__ import main
 from jaxmini.export import Artifact, save, tflite
 from tests.evaluate.conftest import Plain, without_metadata
@@ -100,6 +102,41 @@ def test_parity_refuses_in_one_message(
     assert "net.tflite: " in failed(capsys, "parity", "artifact", "net.tflite")
     assert "holds no artifact" in failed(capsys, "parity", "nowhere", "net.tflite")
     assert "images is 0" in failed(capsys, "parity", "artifact", "net.tflite", "--images", "0")
+
+
+NET = """import flax.linen as nn
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(10)(images.mean((1, 2)))
+"""
+
+
+def test_parity_of_a_net_that_a_config_file_defines(capsys: pytest.CaptureFixture):
+    path = Path("configs/own_nets.py")
+    path.parent.mkdir()
+    path.write_text(NET)
+    pictures = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), dtype=np.uint8)
+    try:
+        artifact = make(quantized(recipe.imported(path).Net()), pictures)
+        save(artifact, "artifact")
+        tflite(artifact, "net.tflite", variant="int8", backend="litert")
+        del sys.modules["own_nets"]
+        arguments = ["parity", "artifact", "net.tflite", "--images", "4"]
+        assert failed(capsys, *arguments) == (
+            "jaxmini: artifact artifact: own_nets:Net is not to be found, there is no module 'own_nets': "
+            "import the file that defines it first, or put its folder on PYTHONPATH, or name that file: "
+            "--config FILE\n"
+        )
+        assert "no config file configs/own_net.py; did you mean 'configs/own_nets.py'" in failed(
+            capsys, *arguments, "--config", "configs/own_net.py"
+        )
+        assert main([*arguments, "--config", str(path)]) == 0
+    finally:
+        sys.modules.pop("own_nets", None)
+    assert "stored numbers: all as trained" in capsys.readouterr().out
 
 
 def test_parity_runs_a_file_in_tflite_micro_too(
