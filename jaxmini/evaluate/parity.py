@@ -100,14 +100,15 @@ def file_parity(
         artifact: the trained network; of an int8 file a quantized one.
         source: path or bytes of a file that ``jaxmini.export.tflite`` wrote.
         images: uint8 [N, H, W, C], N >= 1.
-        labels: int [N], -1 where there is none.
+        labels: integers [N], -1 where there is none; None where none has one.
         operator_images: how many of the images operators are compared with, at least 1.
         kernels: which implementations of the operators are run.
 
     Raises:
         TypeError: not an artifact.
         ValueError: not such a file, one that the interpreter refuses or crashes on, one of another input
-            or of other classes, or an int8 file beside a network that is not quantized.
+            or of other classes, an int8 file beside a network that is not quantized, or labels that are not
+            one integer a picture.
     """
     if not isinstance(artifact, Artifact):
         raise TypeError(
@@ -117,6 +118,7 @@ def file_parity(
     _, where = flatbuffer.contents(source)
     file = flatbuffer.read(source)
     _require_fitting(file, where, artifact, images)
+    labels = None if labels is None else _one_each(labels, len(images))
     if operator_images < 1:
         raise ValueError(f"file_parity: operator_images is {operator_images}; at least 1 is needed")
     kinds = tuple(dict.fromkeys(map(known_kernels, kernels)))
@@ -178,6 +180,17 @@ def _answers(
         found = tflite_predict(source, kernels=kernels)(images)
     largest = float(np.max(np.abs(found.astype(np.float64) - expected)))
     return Answers(agreement(expected, found), None, step * largest, apart), found
+
+
+def _one_each(labels: np.ndarray, count: int) -> np.ndarray:
+    """The labels, seen to be one integer a picture."""
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"file_parity: expected labels of {count} pictures, integers [{count}], "
+            f"got {labels.dtype}{list(labels.shape)}; -1 is the label of a picture that has none"
+        )
+    return labels
 
 
 def _stored(artifact: Artifact, file: flatbuffer.File) -> Stored | None:

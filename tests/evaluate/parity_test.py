@@ -94,6 +94,26 @@ def test_what_does_not_fit_is_refused(
         file_parity(integer_artifact, foreign, pictures)
 
 
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (LABELS[:5], r"int32\[5\]"),
+        (np.tile(LABELS, 2), r"int32\[40\]"),
+        (LABELS[:, None], r"int32\[20, 1\]"),
+        (LABELS[0], r"int32\[\]"),
+        (LABELS.astype(np.float32), r"float32\[20\]"),
+        (["a"] * 20, r"<U1\[20\]"),
+    ],
+)
+def test_labels_are_one_integer_a_picture(
+    labels: np.ndarray, told: str, integer_artifact: Artifact, integer_path: Path, pictures: np.ndarray
+):
+    with pytest.raises(
+        ValueError, match=rf"expected labels of 20 pictures, integers \[20\], got {told}; -1 is"
+    ):
+        file_parity(integer_artifact, integer_path, pictures, labels)
+
+
 def test_a_file_that_kills_the_interpreter_is_a_message(
     integer_artifact: Artifact, integer_path: Path, pictures: np.ndarray
 ):
