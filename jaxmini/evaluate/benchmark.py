@@ -42,7 +42,7 @@ def benchmark(
 
     Args:
         source: path or bytes of the file.
-        threads: how many threads to time it with, each at least 1.
+        threads: how many threads to time it with, each 1..1024.
         kernels: which implementation of the operators runs.
         warmup: runs before each clock starts.
         runs: measured runs, at least 1.

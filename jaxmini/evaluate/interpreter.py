@@ -29,6 +29,8 @@ class Kernels(enum.StrEnum):
 
 # Those of one interpreter, which file_parity runs unasked.
 LITERT = (Kernels.XNNPACK, Kernels.OPTIMIZED, Kernels.REFERENCE)
+# The interpreter starts as many as it is told, and a process that cannot have them crashes.
+MOST_THREADS = 1024
 
 
 class Interpreter:
@@ -42,7 +44,7 @@ class Interpreter:
 
     Raises:
         ValueError: not a .tflite file, one cut short, one with several inputs or outputs or a dimension
-            other than the batch left open, unknown kernels or signature, threads below 1, several of
+            other than the batch left open, unknown kernels or signature, threads not in 1..1024, several of
             ``MICRO``, or a signature there, or the file crashes the interpreter; names the file.
         TypeError: threads is no whole number.
         ImportError: the interpreter is not installed.
@@ -134,16 +136,21 @@ def in_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def check_threads(where: str, threads: int) -> None:
-    """See that a number of threads is one.
+    """See that a number of threads is one, and not more than a system can start.
 
     Raises:
         TypeError: it is no whole number.
-        ValueError: it is below 1.
+        ValueError: it is not in 1..1024.
     """
     if not isinstance(threads, int | np.integer):
         raise TypeError(f"{where}: threads is {threads!r}, expected a whole number of at least 1")
     if threads < 1:
         raise ValueError(f"{where}: threads is {threads}; it must be at least 1")
+    if threads > MOST_THREADS:
+        raise ValueError(
+            f"{where}: threads is {threads}; it must be at most {MOST_THREADS}, and more than the machine "
+            "has cores are of no use"
+        )
 
 
 def known_kernels(kernels: Kernels | str) -> Kernels:

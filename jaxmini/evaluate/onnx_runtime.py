@@ -74,7 +74,7 @@ def onnx_predict(
         threads: of the runtime.
 
     Raises:
-        ValueError: not such a file, threads below 1; later, images of another shape or dtype.
+        ValueError: not such a file, threads not in 1..1024; later, images of another shape or dtype.
         TypeError: threads is no whole number.
         ImportError: onnx or onnxruntime is not installed.
     """

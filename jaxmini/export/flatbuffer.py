@@ -123,8 +123,9 @@ def read(source: Path | str | bytes, signature: str | None = None) -> File:
         signature: whose subgraph is read; None is the first one's.
 
     Raises:
-        ValueError: not a .tflite file, cut short, of a subgraph that no signature names, or without that
-            signature; names the file.
+        ValueError: not a .tflite file, damaged or cut short, of several subgraphs that no signatures name (loops
+            and branches are such), without that signature, or with a type that is not in ``DTYPES``; names
+            the file.
         ImportError: ai-edge-litert is not installed.
     """
     content, where = contents(source)
@@ -132,10 +133,10 @@ def read(source: Path | str | bytes, signature: str | None = None) -> File:
     try:
         file = _file(model, len(content), signature)
         _check_indices(file)
+    except (UnicodeDecodeError, TypeError, IndexError, KeyError, AttributeError) as error:
+        raise ValueError(f"{where}: the .tflite file is damaged or cut short ({error})") from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    except (TypeError, IndexError, KeyError, AttributeError) as error:
-        raise ValueError(f"{where}: the .tflite file is damaged or cut short ({error})") from error
     return file
 
 
@@ -198,7 +199,7 @@ def constant(model: Any, tensor: Any) -> np.ndarray | None:
     size = int(np.prod(shape, dtype=np.int64))
     if len(content) != _stored_bytes(size, bits):
         raise ValueError(
-            f"tensor {tensor.name!r} stores {len(content)} bytes, its shape is {dtype}{list(shape)}"
+            f"tensor {tensor.name.decode()!r} stores {len(content)} bytes, its shape is {dtype}{list(shape)}"
         )
     if bits == 4:
         return _halves(content)[:size].reshape(shape)
@@ -222,7 +223,10 @@ def _graph_index(model: Any, signature: str | None) -> int:
     if signature is None:
         if len(model.subgraphs) == 1 or set(named.values()) == set(range(len(model.subgraphs))):
             return 0
-        raise ValueError(f"has {len(model.subgraphs)} subgraphs; one is expected")
+        raise ValueError(
+            f"has {len(model.subgraphs)} subgraphs; what is read are files of one subgraph, and loops and "
+            "branches are subgraphs of their own: unroll the loops of the model, and convert it again"
+        )
     if signature not in named:
         known = ", ".join(map(repr, named)) or "none"
         raise ValueError(f"has no signature {signature!r}; there is {known}")
@@ -294,8 +298,10 @@ def _bits(tensor: Any) -> int:
 
 def _dtype(tensor: Any) -> np.dtype:
     if tensor.type not in DTYPES:
+        kind = _names(schema_module().TensorType).get(tensor.type, tensor.type)
         raise ValueError(
-            f"tensor {tensor.name!r} has the type {tensor.type}, which is not supported"
+            f"tensor {tensor.name.decode()!r} has the type {kind}, which is not supported: convert the model "
+            "without the part that computes it; real and whole numbers are read, and booleans"
         )
     return DTYPES[tensor.type]
 

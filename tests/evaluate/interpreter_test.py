@@ -78,6 +78,7 @@ def test_an_operator_that_the_kernels_refuse_is_told_with_the_file():
     ("options", "message"),
     [
         ({"threads": 0}, "threads is 0; it must be at least 1"),
+        ({"threads": 1025}, "threads is 1025; it must be at most 1024"),
         ({"threads": 2, "kernels": "micro"}, "threads is 2; TFLite-Micro runs on one"),
         ({"signature": "a", "kernels": "micro"}, "signature is 'a'; TFLite-Micro runs a file's"),
         ({"kernels": "fast"}, "kernels 'fast' are unknown"),

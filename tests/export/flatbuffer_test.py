@@ -55,11 +55,15 @@ def test_types_and_sizes_that_do_not_fit_are_refused(integer_bytes: bytes):
         kernel = graph.tensors[find(model, "CONV_2D").inputs[1]]
         kernel.shape = np.array([1, 2], np.int32)
 
-    with pytest.raises(ValueError, match="type 8, which is not supported"):
+    with pytest.raises(
+        ValueError, match=r"tensor '\w[^']*' has the type COMPLEX64, which is not supported: convert"
+    ):
         read(edited(integer_bytes, odd_type))
-    with pytest.raises(ValueError, match="stores .* bytes"):
+    with pytest.raises(ValueError, match=r"tensor '\w[^']*' stores .* bytes"):
         read(edited(integer_bytes, odd_shape))
-    with pytest.raises(ValueError, match="2 subgraphs"):
+    with pytest.raises(
+        ValueError, match="2 subgraphs; what is read are files of one .*: unroll the loops of the model"
+    ):
         read(edited(integer_bytes, lambda model, graph: model.subgraphs.append(graph)))
 
 
@@ -69,3 +73,24 @@ def test_tensors_that_are_not_there_are_refused(integer_bytes: bytes):
 
     with pytest.raises(ValueError, match="model bytes: .*damaged .it names tensor"):
         read(edited(integer_bytes, one_too_far))
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(5, "STRING"), (11, "COMPLEX128"), (13, "RESOURCE"), (99, "99")]
+)
+def test_a_type_that_is_not_read_is_called_by_its_name(
+    number: int, told: str, integer_bytes: bytes
+):
+    def odd_type(model: Any, graph: Any) -> None:
+        graph.tensors[1].type, graph.tensors[1].name = number, b"words"
+
+    with pytest.raises(ValueError, match=f"tensor 'words' has the type {told}, which is not"):
+        read(edited(integer_bytes, odd_type))
+
+
+def test_a_name_that_is_no_text_is_a_damage(integer_bytes: bytes):
+    def odd_name(model: Any, graph: Any) -> None:
+        graph.tensors[1].name = b"\xff\xfe"
+
+    with pytest.raises(ValueError, match="model bytes: the .tflite file is damaged or cut short"):
+        read(edited(integer_bytes, odd_name))

@@ -58,6 +58,9 @@ def test_benchmark_prints_the_figures_of_any_file(content: bytes, capsys: pytest
 def test_benchmark_refuses_in_one_message(content: bytes, capsys: pytest.CaptureFixture):
     Path("net.tflite").write_bytes(content)
     assert "it must be at least 1" in failed(capsys, "benchmark", "net.tflite", "--threads", "0")
+    assert "threads is 1000000; it must be at most 1024" in failed(
+        capsys, "benchmark", "net.tflite", "--threads", "1000000"
+    )
     assert "runs is 0" in failed(capsys, "benchmark", "net.tflite", "--runs", "0")
     assert "missing.tflite" in failed(capsys, "benchmark", "missing.tflite")
     Path("noise.tflite").write_bytes(np.random.default_rng(0).bytes(200))
