@@ -120,7 +120,7 @@ class FileResult:
         accuracy: of the file's own answers on the test split, in 0..1.
         agreement: share of test pictures on which file and network answer the same, in 0..1.
         latency_ms: median time of one picture.
-        latency_spread: from the 10th to the 90th percentile of those times, in ms.
+        latency_spread: how far the 90th percentile of those times is above the 10th, in ms.
         ops: how many of each operation it holds.
         checks: what was compared, and the finding (``"56,250 compared, 0 differ"``).
         float_ops: how many of each operation read or give floats.

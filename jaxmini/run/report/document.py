@@ -45,7 +45,9 @@ def _file(file: FileResult) -> list[str]:
     if file.latency_ms is not None:
         spread = quantity.milliseconds(file.latency_spread, 2)
         median = quantity.milliseconds(file.latency_ms)
-        facts.append(f"latency of one picture: median {median}, 10th to 90th percentile {spread}")
+        facts.append(
+            f"latency of one picture: median {median}, spread (10th to 90th percentile) {spread}"
+        )
     facts += [f"{escape(name)}: {escape(found)}" for name, found in file.checks.items()]
     if file.layers_note:
         facts.append(f"layer by layer, {escape(file.layers_note)}")

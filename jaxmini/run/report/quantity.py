@@ -1,6 +1,7 @@
 """Quantities as a reader wants them: few digits, SI prefixes, an en dash for the unknown."""
 
 import math
+from decimal import Decimal
 
 MISSING = "–"
 _PREFIXES = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12))
@@ -59,10 +60,11 @@ def duration(seconds: float | None) -> str:
 
 
 def milliseconds(value: float | None, digits: int = 3) -> str:
-    """A latency: ``0.412 ms``."""
+    """A latency, its significant digits without an exponent: ``0.412 ms``, ``0.000070 ms``."""
     if value is None or not math.isfinite(value):
         return _absent(value)
-    return f"{significant(value, digits)} ms"
+    plain = "0" if value == 0 else format(Decimal(f"{value:.{digits - 1}e}"), "f")
+    return f"{_minus(plain)} ms"
 
 
 def decibels(value: float | None) -> str:

@@ -53,6 +53,15 @@ def test_layers_are_told_or_why_they_are_not(sample: Report) -> None:
     assert "Of 20 layers, all in report.json, those that lose most:" in text
 
 
+def test_the_spread_of_a_latency_is_a_width_and_called_one() -> None:
+    file = FileResult(
+        "a.tflite", "int8", "litert", 10, accuracy=0.5, latency_ms=0.002, latency_spread=7e-5
+    )
+    assert (
+        "- latency of one picture: median 0.00200 ms, spread (10th to 90th percentile) 0.000070 ms\n"
+    ) in document.markdown(Report("run", files=(file,)))
+
+
 def test_hostile_names_stay_in_their_cells() -> None:
     name = "a|b\n# c <script> `"
     stage = StageResult(name, "supervised", name, accuracy=0.5)

@@ -176,6 +176,13 @@ def test_only_measured_figures_are_key_figures(sample: Report) -> None:
     assert found == {"accuracy": "96.11%", "size": "79.6 kB", "points over student": "−0.28"}
 
 
+def test_the_spread_of_a_latency_is_a_width_and_called_one(sample: Report) -> None:
+    file = dataclasses.replace(sample.files[0], latency_spread=7e-5)
+    text = page.html(dataclasses.replace(sample, files=(file,), gates=()))
+    assert "latency, spread (10th to 90th percentile)" in text
+    assert "0.000070" in text
+
+
 def test_numbers_stay_with_their_units() -> None:
     assert (
         page.unbroken("right in 79.6 kB: 3 stages") == "right in 79.6\N{NO-BREAK SPACE}kB: 3 stages"

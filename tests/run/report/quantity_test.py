@@ -94,6 +94,20 @@ def test_milliseconds() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (7e-5, 2, "0.000070 ms"),
+        (0.0, 3, "0 ms"),
+        (9.996, 3, "10.0 ms"),
+        (1234.5, 3, "1230 ms"),
+        (2.5e6, 3, "2500000 ms"),
+    ],
+)
+def test_latencies_are_plain_digits(value: float, digits: int, text: str) -> None:
+    assert quantity.milliseconds(value, digits) == text
+
+
+@pytest.mark.parametrize(
     ("ratio", "text"),
     [(24.06, "24.1 dB"), (-3.0, "−3.0 dB"), (math.inf, "∞ dB"), (None, "–"), (math.nan, "nan")],
 )

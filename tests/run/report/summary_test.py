@@ -70,6 +70,20 @@ def test_the_headline_is_the_smallest_file_that_passed_its_gates() -> None:
     assert summary.headline(Report("run", files=(unknown,))) is None
 
 
+def test_a_file_that_has_no_gates_has_not_passed_any() -> None:
+    passed = FileResult("a.tflite", "int8", "litert", 1000, accuracy=0.94)
+    ungated = dataclasses.replace(passed, name="b.onnx", bytes=900)
+    failed = dataclasses.replace(passed, name="c.tflite", bytes=800)
+    gates = (verdict("a.tflite", passed=True), verdict("c.tflite", passed=False))
+    found = [
+        summary.headline(Report("run", files=files, gates=gates))
+        for files in ((passed, ungated, failed), (ungated, failed), (failed,))
+    ]
+    assert found == [passed, ungated, failed]
+    mixed = (*gates, verdict("a.tflite", passed=False))
+    assert summary.headline(Report("run", files=(passed, ungated), gates=mixed)) is ungated
+
+
 def test_the_outcome_without_files() -> None:
     assert summary.outcome(Report("run", stages=(SCRATCH, STUDENT))) == (
         "student gets 95.00% of the test pictures right: 5.00 points above scratch."
