@@ -19,7 +19,7 @@ import flax.linen as nn
 
 from jaxmini import mistake
 from jaxmini.export.layout import Layout as Layout
-from jaxmini.near_miss import did_you_mean
+from jaxmini.near_miss import did_you_mean, near_path
 from jaxmini.parse import choices, expected, is_written, parse
 from jaxmini.run.formats import Onnx as Onnx
 from jaxmini.run.formats import SavedModel as SavedModel
@@ -84,7 +84,7 @@ def imported(path: str | Path) -> types.ModuleType:
     """
     path = Path(path)
     if not path.is_file():
-        near = did_you_mean(path, map(str, path.parent.glob("*.py")))
+        near = near_path(path, "*.py")
         raise RecipeError(f"no config file {path}{near}")
     name = path.stem
     known = sys.modules.get(name)

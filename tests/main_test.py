@@ -308,7 +308,9 @@ def test_describe_prints_what_a_file_says_of_itself(config, capsys):
     assert described["labels"] == ["a", "b", "c"]
     assert described["input"]["shape"] == [1, 4, 4, 1]
 
-    assert "missing.tflite" in failed(capsys, "describe", "missing.tflite")
+    near = "; did you mean 'net.tflite'?"
+    for missing, told in (("nett.tflite", near), ("elsewhere/net.tflite", "")):
+        assert failed(capsys, "describe", missing) == f"no file {missing}{told}"
     Path("noise.tflite").write_bytes(np.random.default_rng(0).bytes(200))
     assert "noise.tflite" in failed(capsys, "describe", "noise.tflite")
 

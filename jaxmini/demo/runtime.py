@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from jaxmini.export import whole
+
 PACKAGE, VERSION = "@litertjs/core", "2.5.3"
 ARCHIVE = f"litertjs-core-{VERSION}.tgz"  # as ``npm pack`` calls it
 # SHA-512 of the archive, as npm writes it.
@@ -112,7 +114,7 @@ def _pack(npm: str, folder: str) -> None:
 
 
 def _of_archive(path: Path, names: list[str]) -> dict[str, bytes]:
-    content = path.read_bytes()
+    content = whole.read(path)
     _require_integrity(content, str(path))
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         return {name: archive.extractfile(f"package/wasm/{name}").read() for name in names}

@@ -19,6 +19,7 @@ from jaxmini import record
 from jaxmini.compress.quantize.tracing import explained
 from jaxmini.data.views import Normalization
 from jaxmini.model import Model, Variables
+from jaxmini.near_miss import near_path
 from jaxmini.state import PyTree
 
 MANIFEST = "artifact.json"
@@ -185,7 +186,8 @@ def _logits(
 
 def _read_manifest(path: Path) -> dict[str, record.Json]:
     if not path.exists():
-        raise FileNotFoundError(f"{path.parent} holds no artifact: {path.name} is missing")
+        near = "" if path.parent.exists() else near_path(path.parent)
+        raise FileNotFoundError(f"{path.parent} holds no artifact: {path.name} is missing{near}")
     try:
         manifest = json.loads(path.read_text())
         digest = manifest.pop("digest")

@@ -12,7 +12,7 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-from jaxmini.export import converter
+from jaxmini.export import converter, whole
 
 IDENTIFIER = b"TFL3"
 
@@ -123,6 +123,7 @@ def read(source: Path | str | bytes, signature: str | None = None) -> File:
         signature: whose subgraph is read; None is the first one's.
 
     Raises:
+        FileNotFoundError: it is not there; names it, and the nearest that is.
         ValueError: not a .tflite file, damaged or cut short, of several subgraphs that no signatures name (loops
             and branches are such), without that signature, or with a type that is not in ``DTYPES``; names
             the file.
@@ -144,7 +145,7 @@ def contents(source: Path | str | bytes) -> tuple[bytes, str]:
     """The bytes of a file given by path or as bytes, and how errors call it."""
     if isinstance(source, bytes | bytearray):
         return bytes(source), "model bytes"
-    return Path(source).read_bytes(), str(source)
+    return whole.read(Path(source)), str(source)
 
 
 def load(content: bytes, where: str = "model bytes") -> Any:

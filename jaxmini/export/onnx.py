@@ -113,7 +113,7 @@ def load_model(source: Path | str | bytes) -> tuple[Any, str]:
     from google.protobuf.message import DecodeError
 
     where = "the file" if isinstance(source, bytes) else str(source)
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    content = source if isinstance(source, bytes) else whole.read(Path(source))
     try:
         model = package.load_model_from_string(content)
         package.checker.check_model(model)

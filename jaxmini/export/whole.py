@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxmini.near_miss import near_path
+
 
 def write(path: Path, content: bytes) -> None:
     """Write a file, in the place of one of its name; folders on the way are made.
@@ -15,6 +17,18 @@ def write(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        FileNotFoundError: it is not there; names it, and what lies there under the nearest name.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no file {path}{near_path(path)}") from error
 
 
 @contextlib.contextmanager

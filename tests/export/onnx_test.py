@@ -209,6 +209,8 @@ def test_files_that_are_none_are_refused(float_artifact: Artifact, tmp_path: Pat
     cut.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="cut.onnx: not an .onnx file, damaged"):
         describe_onnx(cut)
+    with pytest.raises(FileNotFoundError, match=r"no file .*cuts\.onnx; did you mean .*cut\.onnx"):
+        describe_onnx(tmp_path / "cuts.onnx")
     model = package.load_model_from_string(content)
     del model.metadata_props[:]
     with pytest.raises(ValueError, match="holds no 'jaxmini' metadata"):

@@ -49,3 +49,15 @@ def test_an_error_without_a_path_gets_the_folder(tmp_path: Path):
         whole.naming(Path("other")),
     ):
         raise full
+
+
+def test_a_file_that_is_not_there_is_told_with_the_nearest(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole.write(Path("student-int8.tflite"), b"content")
+    assert whole.read(Path("student-int8.tflite")) == b"content"
+    with pytest.raises(FileNotFoundError) as caught:
+        whole.read(Path("student-int.tflite"))
+    said = "no file student-int.tflite; did you mean 'student-int8.tflite'?"
+    assert str(caught.value) == said
+    with pytest.raises(FileNotFoundError, match=r"^no file nowhere/net\.tflite$"):
+        whole.read(Path("nowhere/net.tflite"))

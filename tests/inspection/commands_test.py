@@ -62,7 +62,9 @@ def test_benchmark_refuses_in_one_message(content: bytes, capsys: pytest.Capture
         capsys, "benchmark", "net.tflite", "--threads", "1000000"
     )
     assert "runs is 0" in failed(capsys, "benchmark", "net.tflite", "--runs", "0")
-    assert "missing.tflite" in failed(capsys, "benchmark", "missing.tflite")
+    assert failed(capsys, "benchmark", "nett.tflite") == (
+        "jaxmini: no file nett.tflite; did you mean 'net.tflite'?\n"
+    )
     Path("noise.tflite").write_bytes(np.random.default_rng(0).bytes(200))
     assert "noise.tflite: not a .tflite file" in failed(capsys, "benchmark", "noise.tflite")
     with pytest.raises(SystemExit):
@@ -103,7 +105,11 @@ def test_parity_refuses_in_one_message(
     save(artifact, "artifact")
     Path("net.tflite").write_bytes(content[:300])
     assert "net.tflite: " in failed(capsys, "parity", "artifact", "net.tflite")
+    assert "no file nett.tflite; did you mean" in failed(capsys, "parity", "artifact", "nett.tflite")
     assert "holds no artifact" in failed(capsys, "parity", "nowhere", "net.tflite")
+    assert "artefact holds no artifact: artifact.json is missing; did you mean 'artifact'?" in failed(
+        capsys, "parity", "artefact", "net.tflite"
+    )
     assert "images is 0" in failed(capsys, "parity", "artifact", "net.tflite", "--images", "0")
 
 
@@ -182,7 +188,7 @@ def test_micro_refuses_in_one_message(content: bytes, capsys: pytest.CaptureFixt
     )
     Path("net.tflite").write_bytes(content[:300])
     assert "net.tflite: " in failed(capsys, "micro", "net.tflite", "sources")
-    assert "missing.tflite" in failed(capsys, "micro", "missing.tflite", "sources")
+    assert "no file nett.tflite; did you mean" in failed(capsys, "micro", "nett.tflite", "sources")
     Path("net.tflite").write_bytes(content)
     assert "the name 'a-b' cannot be" in failed(
         capsys, "micro", "net.tflite", "sources", "--name", "a-b"
