@@ -52,6 +52,10 @@ class Artifact:
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.labels, str):
+            raise TypeError(
+                f"Artifact: labels is the text {self.labels!r}, expected names of classes, ('a', 'b') say"
+            )
         if len(self.input_shape) != 3 or not all(map(_is_size, self.input_shape)):
             raise ValueError(
                 f"Artifact: input_shape is {self.input_shape}, expected (H, W, C), three numbers of at least "
@@ -84,7 +88,11 @@ def predict(artifact: Artifact) -> Predict:
     """The artifact as a Predict: uint8 images [B, H, W, C] -> float32 logits [B, classes], compiled.
 
     The returned function raises ValueError on images of another shape or dtype.
+
+    Raises:
+        TypeError: not an artifact.
     """
+    require_artifact("predict", artifact)
     run = jax.jit(functools.partial(_logits, artifact.model, artifact.normalization))
     variables = jax.tree.map(jnp.asarray, artifact.variables)
 
@@ -104,13 +112,27 @@ def pixel_function(artifact: Artifact) -> Callable[[Variables, jax.Array], jax.A
     return functools.partial(_logits, artifact.model, artifact.normalization)
 
 
+def require_artifact(where: str, value: object) -> None:
+    """See that a value is an artifact.
+
+    Raises:
+        TypeError: it is not; says what makes one of a model.
+    """
+    if not isinstance(value, Artifact):
+        raise TypeError(
+            f"{where}: expected an Artifact, got {type(value).__name__}; of a Model it is "
+            "Artifact(model, variables, labels, normalization, input_shape)"
+        )
+
+
 def save(artifact: Artifact, folder: Path | str) -> Path:
     """Write the artifact into a folder, made if it does not exist; an artifact in it is replaced.
 
     Raises:
-        TypeError: the model cannot be found again by name.
+        TypeError: not an artifact, or the model cannot be found again by name.
         ValueError: a key of the variables is not a name.
     """
+    require_artifact("save", artifact)
     folder = Path(folder)
     arrays = _flatten(artifact.variables)
     manifest = {

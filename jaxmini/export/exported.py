@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxmini.export import metadata, whole
 from jaxmini.export import signature as names
-from jaxmini.export.artifact import Artifact, Predict, pixel_function
+from jaxmini.export.artifact import Artifact, Predict, pixel_function, require_artifact
 from jaxmini.export.lowering import anonymous, lower
 from jaxmini.near_miss import did_you_mean
 from jaxmini.record import Json
@@ -51,8 +51,10 @@ def stablehlo(
         batch: how many images the program takes at a time; any number by default.
 
     Raises:
+        TypeError: not an artifact.
         ValueError: an unknown platform, a batch below 1, or a model that needs a fixed batch.
     """
+    require_artifact("stablehlo", artifact)
     _check(platforms, batch)
     size = jax.export.symbolic_shape("batch")[0] if batch is None else batch
     image = jax.ShapeDtypeStruct((size, *artifact.input_shape), np.dtype(np.uint8))

@@ -124,9 +124,9 @@ def read(source: Path | str | bytes, signature: str | None = None) -> File:
 
     Raises:
         FileNotFoundError: it is not there; names it, and the nearest that is.
-        ValueError: not a .tflite file, damaged or cut short, of several subgraphs that no signatures name (loops
-            and branches are such), without that signature, or with a type that is not in ``DTYPES``; names
-            the file.
+        ValueError: not a .tflite file, damaged or cut short, of several subgraphs that no signatures name
+            (loops and branches are such), without that signature, or with a type that is not in
+            ``DTYPES``; names the file.
         ImportError: ai-edge-litert is not installed.
     """
     content, where = contents(source)

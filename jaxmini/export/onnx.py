@@ -16,7 +16,7 @@ from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.transform import is_quantized, is_weights_only, make_plan
 from jaxmini.export import bits, converter, metadata, whole
 from jaxmini.export import signature as names
-from jaxmini.export.artifact import Artifact
+from jaxmini.export.artifact import Artifact, require_artifact
 from jaxmini.export.integer import integer_form
 from jaxmini.export.onnx_file import output_of, written
 from jaxmini.export.onnx_graph import OPSET
@@ -51,11 +51,13 @@ def onnx(
         batch: how many pictures the file takes at a time; any number by default.
 
     Raises:
+        TypeError: not an artifact.
         ValueError: unknown variant, one that the model cannot have, or an operation that has no form in the
             file: names it and its module.
         ParityError: a number in the int8 file is not the frozen one.
         ImportError: onnx is not installed; names the extra that brings it.
     """
+    require_artifact("onnx", artifact)
     if variant not in VARIANTS:
         there = ", ".join(VARIANTS) + did_you_mean(variant, VARIANTS)
         raise ValueError(f"onnx: unknown variant {variant!r}; there are {there}")

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from jaxmini import record
-from jaxmini.export import Artifact, load, predict, save
+from jaxmini.export import Artifact, load, onnx, predict, save, saved_model, stablehlo, tflite
 from jaxmini.export.artifact import MANIFEST, VARIABLES
 from jaxmini.model import Model, from_linen
 
@@ -152,3 +153,19 @@ def test_bad_artifacts_are_refused(float_artifact: Artifact, tmp_path: Path):
     nameless = Model(float_artifact.model.init, lambda v, x, **_: float_artifact.model.apply(v, x))
     with pytest.raises(TypeError, match="lambda"):
         save(dataclasses.replace(float_artifact, model=nameless), tmp_path)
+
+
+def test_labels_are_names_and_no_text(float_artifact: Artifact):
+    with pytest.raises(TypeError, match="Artifact: labels is the text 'abcdefghij', expected names"):
+        dataclasses.replace(float_artifact, labels="abcdefghij")
+
+
+@pytest.mark.parametrize("make", [tflite, onnx, saved_model, stablehlo, save])
+def test_a_model_is_no_artifact(make: Callable, float_artifact: Artifact, tmp_path: Path):
+    with pytest.raises(
+        TypeError, match=rf"^{make.__name__}: expected an Artifact, got Model; of a Model it is Art"
+    ):
+        make(float_artifact.model, tmp_path / "made")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(TypeError, match="^predict: expected an Artifact, got dict"):
+        predict(float_artifact.variables)

@@ -42,7 +42,7 @@ def group_kernels(program: Program, kept: Sequence[float_island] = ()) -> Plan:
         )
     pending: list[Op] = []
     for op in active:
-        check_batch_statistics(op)
+        check_batch_statistics(op, program)
         if op.outputs[0] in grouping.taken:
             continue
         if op.outputs in rounded:

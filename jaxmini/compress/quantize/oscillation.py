@@ -59,7 +59,7 @@ class freezing(monitoring):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self, "threshold")
+        _check(self, "threshold", most=1.0)
 
     def threshold_at(self, step: Array) -> Array:
         return at(self.threshold, step)
@@ -149,11 +149,10 @@ def figures(histories: dict[str, History]) -> dict[str, Array]:
     }
 
 
-def _check(kind: monitoring, name: str) -> None:
-    """Raise ValueError if a number, or one of the ends of its way, is negative or not finite."""
+def _check(kind: monitoring, name: str, most: float = np.inf) -> None:
+    """Raise ValueError if a number, or one of the ends of its way, is not finite or not in 0..most."""
     number = getattr(kind, name)
     ends = (number.first, number.last) if isinstance(number, cosine) else (number,)
-    if not all(0 <= end < np.inf for end in ends):
-        raise ValueError(
-            f"{type(kind).__name__}: {name} is {number}, expected a finite number >= 0"
-        )
+    if not all(0 <= end <= most and end < np.inf for end in ends):
+        expected = "finite number >= 0" if most == np.inf else f"number in 0..{most:g}"
+        raise ValueError(f"{type(kind).__name__}: {name} is {number}, expected a {expected}")

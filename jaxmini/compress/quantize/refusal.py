@@ -15,6 +15,13 @@ KNOWN_BEFORE = (
 
 CURVES = "use nn.gelu, nn.silu or nn.hard_swish for elu, softplus and their like"
 
+RUNNING = "make BatchNorm use its running statistics, nn.BatchNorm(use_running_average=not train)"
+
+EACH_ALONE = (
+    "the answer to an example must not depend on the others: leave the first axis out, x.sum((1, 2, 3)) of "
+    "pictures in place of x.sum()"
+)
+
 REMEDIES = {
     "argmax": "return the logits, and take the largest outside the quantized model",
     "cond": "write the choice in Python",
@@ -52,15 +59,19 @@ def refuse(
     raise ValueError(f"quantize: {reason} ({op.name!r} in {where}): {remedy}{island}")
 
 
-def check_batch_statistics(op: Op) -> None:
+def check_batch_statistics(op: Op, program: Program) -> None:
     """Refuse what mixes the examples of a batch: BatchNorm in batch-statistics mode, as a rule."""
-    if op.name.startswith("reduce_") and 0 in op.params.get("axes", ()):
-        refuse(
-            op,
-            "inference computes statistics over the batch",
-            "make BatchNorm use its running statistics, "
-            "nn.BatchNorm(use_running_average=not train)",
-        )
+    axes = op.params.get("axes", ()) if op.name.startswith("reduce_") else ()
+    if 0 in axes:
+        remedy = RUNNING if _is_batch_norms(op, program) else EACH_ALONE
+        refuse(op, "inference computes statistics over the batch", remedy, in_float=False)
+
+
+def _is_batch_norms(op: Op, program: Program) -> bool:
+    """Whether the module is one, or it is a sum over all but the channels, as one of its makes it."""
+    rank = len(program.shape(op.inputs[0]))
+    over_all_but_channels = sorted(op.params["axes"]) == list(range(rank - 1))
+    return "BatchNorm" in op.path or (op.name == "reduce_sum" and over_all_but_channels)
 
 
 def check_answers(op: Op, program: Program) -> None:

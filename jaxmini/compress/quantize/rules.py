@@ -63,7 +63,7 @@ def group(
     if dtype == np.int32:  # what is done to numbers of tokens is for the lookups to judge
         active = [op for op in active if program.types[op.outputs[0]].dtype == np.float32]
     for op in active:
-        check_batch_statistics(op)
+        check_batch_statistics(op, program)
     regions = islands.find(grouping, [d for d in declared if isinstance(d, islands.float_island)])
     integer = norms.chosen(regions, [d for d in declared if isinstance(d, norms.integer_norm)])
     for op in active:

@@ -50,13 +50,15 @@ def simulate(plan: Plan, frozen: Frozen, inputs: Array) -> Array:
 
     Raises:
         TypeError: a network of int16 activations is simulated in NumPy, and JAX traces it.
-        ValueError: activations stay float, so that there are no integers.
+        ValueError: activations stay float, so that there are no integers; or the inputs are not of the shape
+            that the plan was made for.
     """
     if plan.rounds_kernels_alone:
         raise ValueError(
             "simulate: with weights_only activations stay float: there is no network of integers; run the "
             "model itself, or quantize with int8()"
         )
+    _check_shape(plan, inputs)
     if plan.is_wide:
         _check_traced(inputs)
         return simulation_int16.simulate(plan, frozen, np.asarray(inputs))
@@ -107,6 +109,15 @@ def uncentred(values: Array, grid: Grid) -> Array:
     if grid.bits == WIDE:
         return values.astype(np.int16)
     return (values + jnp.float32(grid.zero_point)).astype(jnp.int8)
+
+
+def _check_shape(plan: Plan, inputs: Array) -> None:
+    made_for = plan.program.shape(plan.program.input)
+    if inputs.shape != made_for:
+        raise ValueError(
+            f"simulate: the inputs are {list(inputs.shape)}, the plan was made for {list(made_for)}: make one "
+            f"for that shape, or give {made_for[0]} examples at a time"
+        )
 
 
 def _check_traced(inputs: Array) -> None:

@@ -150,8 +150,14 @@ def quantize(model: Model, scheme: Scheme = int8(), *, input_grid: Grid | None =
     Raises:
         ValueError: the model is quantized already. At ``init`` or ``apply``: it holds an operation that
             has no int8 form, or uses batch statistics in inference; or a rule of the scheme sets nothing.
-        TypeError: the scheme is something else.
+        TypeError: the model is no Model (of a linen module it is ``from_linen(module)``), the scheme none of
+            those, or the grid no Grid.
     """
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"quantize: expected a Model, got {type(model).__name__}; of a linen module it is "
+            "from_linen(module)"
+        )
     if is_quantized(model):
         raise ValueError("quantize: the model is quantized already: quantize the float model, once")
     if not isinstance(scheme, Scheme):
@@ -368,6 +374,10 @@ def _ranges(variables: Variables) -> Ranges:
 
 
 def _checked(grid: Grid) -> Grid:
+    if not isinstance(grid, Grid):
+        raise TypeError(
+            f"quantize: input_grid is {grid!r}, expected a Grid, Grid(scale=0.1, zero_point=3) say"
+        )
     scale, zero_point = np.float32(grid.scale), int(grid.zero_point)
     inside = grid.low <= zero_point <= grid.high and zero_point == grid.zero_point
     if grid.bits not in (BITS, WIDE) or not (scale > 0 and inside):

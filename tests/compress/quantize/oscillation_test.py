@@ -120,9 +120,12 @@ def test_bad_settings_are_refused():
     for momentum in (0, 1, -0.1):
         with pytest.raises(ValueError, match="freezing: momentum is .*expected 0 < m < 1"):
             freezing(momentum)
-    for threshold in (-1, np.inf):
-        message = f"freezing: threshold is {threshold}, expected a finite number >= 0"
-        with pytest.raises(ValueError, match=message):
+    for threshold in (-1, 1.5, np.inf, np.nan, cosine(2.0, 0.01, 100)):
+        with pytest.raises(ValueError, match="freezing: threshold is .*, expected a number in 0..1$"):
             freezing(threshold=threshold)
+    assert freezing(threshold=1).threshold == 1
+    for strength in (-1, np.inf):
+        with pytest.raises(ValueError, match=f"is {strength}, expected a finite number >= 0"):
+            dampening(strength=strength)
     with pytest.raises(ValueError, match="dampening: strength is nan, expected a finite number"):
         dampening(strength=float("nan"))

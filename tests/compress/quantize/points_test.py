@@ -65,6 +65,8 @@ def test_what_is_only_moved_cannot_be_marked():
         make_plan(model, start(model, x), x)
     with pytest.raises(ValueError, match="letters, digits and underscores"):
         quant_point(x, "a/b")
+    with pytest.raises(TypeError, match="quant_point: name is 3, expected a text of letters"):
+        quant_point(x, 3)
 
 
 def test_names_of_checkpointing_are_passed_over():

@@ -1,5 +1,7 @@
 """Refusal: an error says the operation, its module and the way out."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import pytest
 from jax import lax
@@ -55,13 +57,38 @@ def test_no_remedy_names_an_operation_that_always_has_a_form():
     assert set(REMEDIES) & set(RULES) <= {"max", "min"}
 
 
-@pytest.mark.parametrize("axes", [(0,), (0, 1)])
-def test_statistics_over_the_batch_are_batch_norms(axes):
-    program = program_of(alone(lambda x: x - x.max(axes, keepdims=True)))
-    with pytest.raises(ValueError, match="use_running_average=not train"):
-        check_batch_statistics(op_of(program, "reduce_max"))
-    inside = program_of(alone(lambda x: x - x.max(1, keepdims=True)))
-    check_batch_statistics(op_of(inside, "reduce_max"))
+def said_of(function, shape=(2, 4, 4, 3), path="Net") -> str:
+    """What is said of the first sum or maximum of a function of inputs alone."""
+    program = program_of(alone(function), shape)
+    found = next(op for op in program.ops if op.name.startswith("reduce_"))
+    with pytest.raises(ValueError, match="inference computes statistics over the batch") as error:
+        check_batch_statistics(dataclasses.replace(found, path=path), program)
+    return str(error.value)
+
+
+def test_statistics_over_the_batch_are_batch_norms_where_they_look_it():
+    for likely in (
+        said_of(lambda x: x - x.mean((0, 1, 2), keepdims=True)),
+        said_of(lambda x: x - x.mean(0, keepdims=True), (2, 4)),
+        said_of(lambda x: x - x.max(0, keepdims=True), path="Net/BatchNorm_0"),
+    ):
+        assert likely.endswith("statistics, nn.BatchNorm(use_running_average=not train)")
+
+
+def test_what_is_no_batch_norm_is_not_told_of_one():
+    for other in (
+        said_of(lambda x: lax.cond(x.sum() > 0, lambda y: y, lambda y: -y, x)),
+        said_of(lambda x: lax.dynamic_slice_in_dim(x, x.sum().astype(int), 2, 1)),
+        said_of(lambda x: x - x.mean(0, keepdims=True)),
+        said_of(lambda x: x - x.max((0, 1, 2), keepdims=True), path="Net/block"),
+    ):
+        assert "BatchNorm" not in other
+        assert other.endswith("leave the first axis out, x.sum((1, 2, 3)) of pictures in place of x.sum()")
+
+
+def test_statistics_of_each_example_alone_are_taken():
+    program = program_of(alone(lambda x: x - x.max(1, keepdims=True)))
+    check_batch_statistics(op_of(program, "reduce_max"), program)
 
 
 def test_other_numbers_than_float32_are_told_apart_from_questions():

@@ -259,3 +259,15 @@ def check_file(model, plan, variables, x, frozen):
         logits.append(runner.get_tensor(target["index"])[0].copy())
     expected = jax.jit(functools.partial(simulate, plan, frozen))(x)
     np.testing.assert_array_equal(levels(logits, frozen.grids[plan.output_site]), expected)
+
+
+def test_another_batch_than_the_plan_s_is_told():
+    _, plan, _, x, frozen = quantized_net("residual")
+    sizes = ", ".join(map(str, x.shape[1:]))
+    for inputs in (x[:3], np.zeros((3, *x.shape[1:]), np.int8)):
+        with pytest.raises(ValueError) as error:
+            simulate(plan, frozen, inputs)
+        assert str(error.value) == (
+            f"simulate: the inputs are [3, {sizes}], the plan was made for [16, {sizes}]: make one for that "
+            "shape, or give 16 examples at a time"
+        )
