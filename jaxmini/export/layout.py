@@ -28,6 +28,8 @@ OUTPUTS: dict[Variant, tuple[OutputType, ...]] = {
     "int16x8": ("int16", "float32"),
 }
 LARGEST_BATCH = 1024
+# What the readers of task metadata make of a picture.
+READ: tuple[InputType, ...] = ("uint8", "float32")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class Layout:
         embedding: path of the head's module, a glob as of ``quantize.rule``: a second signature,
             ``embedding``, gives the vector that this module takes. It shares the weights.
         task_metadata: add the metadata and the labels file that the TensorFlow Lite Task Library, MediaPipe
-            and Android Studio read.
+            and Android Studio read. The input is ``uint8`` or ``float32`` then: they give no other. The Task
+            Library and MediaPipe give pictures of three channels; a file of one channel is for other readers.
     """
 
     input: InputType | None = None
@@ -70,16 +73,20 @@ class Layout:
         """The layout with what is left to the variant filled in.
 
         Raises:
-            ValueError: the variant has no such input, output or storage; lists what it has.
+            ValueError: the variant has no such input, output or storage (lists what it has), or task metadata
+                would describe an input that its readers do not give.
         """
         if self.int4 and variant not in ("int8", "weights_only"):
             raise ValueError(
                 f"Layout: int4=True stores integer kernels of 'int8' and 'weights_only' files, and "
                 f"{variant!r} is neither; export one of a network quantized with kernels of at most 4 bits"
             )
+        input = _chosen("input", self.input, INPUTS[variant], variant)
+        if self.task_metadata:
+            _require_read(input, INPUTS[variant], variant)
         return dataclasses.replace(
             self,
-            input=_chosen("input", self.input, INPUTS[variant], variant),
+            input=input,
             output=_chosen("output", self.output, OUTPUTS[variant], variant),
         )
 
@@ -96,3 +103,15 @@ def _chosen(what: str, asked: str | None, known: tuple[str, ...], variant: str) 
             f"Layout: the {what} of a file of variant {variant!r} is {' or '.join(known)}, not {asked!r}"
         )
     return asked
+
+
+def _require_read(input: InputType, known: tuple[InputType, ...], variant: Variant) -> None:
+    """See that readers of task metadata give such an input."""
+    if input in READ:
+        return
+    others = [f"input={one!r}" for one in READ if one in known]
+    remedy = f"ask for {' or '.join(others)}" if others else "leave it out"
+    raise ValueError(
+        f"Layout: task_metadata=True is for readers that give {' or '.join(READ)} pictures, and the input of "
+        f"a file of variant {variant!r} is {input!r} here: {remedy}"
+    )

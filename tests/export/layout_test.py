@@ -6,6 +6,8 @@ from jaxmini.export import Layout
 def test_a_layout_leaves_types_to_the_variant():
     assert Layout().of("int8") == Layout(input="int8", output="int8")
     assert Layout().of("float16") == Layout(input="float32", output="float32")
+    for variant, input in (("int8", "uint8"), ("int8", "float32"), ("float32", None)):
+        assert Layout(input=input, task_metadata=True).of(variant).task_metadata
     assert Layout(input="uint8", batch=3).of("int8") == Layout(
         input="uint8", output="int8", batch=3
     )
@@ -18,6 +20,12 @@ def test_a_layout_leaves_types_to_the_variant():
         ({"output": "int8"}, "float16", "output of a file of variant 'float16' is float32"),
         ({"output": "uint8"}, "int8", "output of a file of variant 'int8' is int8 or float32"),
         ({"int4": True}, "dynamic_int8", "int4=True stores integer kernels"),
+        (
+            {"task_metadata": True},
+            "int8",
+            "readers that give uint8 or float32 .* is 'int8' here: ask for input='uint8' or input='float32'$",
+        ),
+        ({"task_metadata": True}, "int16x8", "is 'int16' here: leave it out$"),
     ],
 )
 def test_what_a_variant_cannot_have_is_refused(layout: dict, variant: str, message: str):
