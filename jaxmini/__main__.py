@@ -182,7 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     describing.set_defaults(command=describe)
 
     benchmarking = commands.add_parser("benchmark", help=benchmark.__doc__)
-    benchmarking.add_argument("file", type=Path, help="a .tflite file of one subgraph, whoever wrote it")
+    benchmarking.add_argument(
+        "file", type=Path, help="a .tflite file of one subgraph, whoever wrote it"
+    )
     benchmarking.add_argument(
         "--threads", type=int, default=4, help="time it with 1 thread and with so many (default: 4)"
     )

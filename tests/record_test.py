@@ -116,7 +116,10 @@ def test_digest_ignores_the_order_of_fields():
         ("nowhere.nets:Net", "nowhere.nets:Net .* no module 'nowhere': .* folder on PYTHONPATH"),
         ("jaxmini.nowhere:Net", "there is no module 'jaxmini.nowhere': import the file that"),
         ("jaxmini.losses:kll", r"jaxmini.losses \(.*\.py\) has no 'kll'; did you mean 'kl'\?: "),
-        ("jaxmini.losses:kl.inner", "jaxmini.losses:kl.inner is not to be found, kl has no 'inner'"),
+        (
+            "jaxmini.losses:kl.inner",
+            "jaxmini.losses:kl.inner is not to be found, kl has no 'inner'",
+        ),
     ],
 )
 def test_a_name_that_nothing_defines_is_told_with_what_can_be_done(name: str, said: str):

@@ -106,7 +106,11 @@ def test_what_does_not_fit_is_refused(
     ],
 )
 def test_labels_are_one_integer_a_picture(
-    labels: np.ndarray, told: str, integer_artifact: Artifact, integer_path: Path, pictures: np.ndarray
+    labels: np.ndarray,
+    told: str,
+    integer_artifact: Artifact,
+    integer_path: Path,
+    pictures: np.ndarray,
 ):
     with pytest.raises(
         ValueError, match=rf"expected labels of 20 pictures, integers \[20\], got {told}; -1 is"

@@ -156,7 +156,9 @@ def test_bad_artifacts_are_refused(float_artifact: Artifact, tmp_path: Path):
 
 
 def test_labels_are_names_and_no_text(float_artifact: Artifact):
-    with pytest.raises(TypeError, match="Artifact: labels is the text 'abcdefghij', expected names"):
+    with pytest.raises(
+        TypeError, match="Artifact: labels is the text 'abcdefghij', expected names"
+    ):
         dataclasses.replace(float_artifact, labels="abcdefghij")
 
 

@@ -56,13 +56,15 @@ def test_types_and_sizes_that_do_not_fit_are_refused(integer_bytes: bytes):
         kernel.shape = np.array([1, 2], np.int32)
 
     with pytest.raises(
-        ValueError, match=r"tensor '\w[^']*' has the type COMPLEX64, which is not supported: convert"
+        ValueError,
+        match=r"tensor '\w[^']*' has the type COMPLEX64, which is not supported: convert",
     ):
         read(edited(integer_bytes, odd_type))
     with pytest.raises(ValueError, match=r"tensor '\w[^']*' stores .* bytes"):
         read(edited(integer_bytes, odd_shape))
     with pytest.raises(
-        ValueError, match="2 subgraphs; what is read are files of one .*: unroll the loops of the model"
+        ValueError,
+        match="2 subgraphs; what is read are files of one .*: unroll the loops of the model",
     ):
         read(edited(integer_bytes, lambda model, graph: model.subgraphs.append(graph)))
 

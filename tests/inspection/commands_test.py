@@ -105,10 +105,13 @@ def test_parity_refuses_in_one_message(
     save(artifact, "artifact")
     Path("net.tflite").write_bytes(content[:300])
     assert "net.tflite: " in failed(capsys, "parity", "artifact", "net.tflite")
-    assert "no file nett.tflite; did you mean" in failed(capsys, "parity", "artifact", "nett.tflite")
+    assert "no file nett.tflite; did you mean" in failed(
+        capsys, "parity", "artifact", "nett.tflite"
+    )
     assert "holds no artifact" in failed(capsys, "parity", "nowhere", "net.tflite")
-    assert "artefact holds no artifact: artifact.json is missing; did you mean 'artifact'?" in failed(
-        capsys, "parity", "artefact", "net.tflite"
+    assert (
+        "artefact holds no artifact: artifact.json is missing; did you mean 'artifact'?"
+        in failed(capsys, "parity", "artefact", "net.tflite")
     )
     assert "images is 0" in failed(capsys, "parity", "artifact", "net.tflite", "--images", "0")
 

@@ -25,7 +25,9 @@ def quant_point(x: Array, name: str) -> Array:
         TypeError: it is no text.
     """
     if not isinstance(name, str):
-        raise TypeError(f"quant_point: name is {name!r}, expected a text of letters, digits and underscores")
+        raise TypeError(
+            f"quant_point: name is {name!r}, expected a text of letters, digits and underscores"
+        )
     if not name.isidentifier():
         raise ValueError(f"quant_point: name is {name!r}, expected letters, digits and underscores")
     return checkpoint_name(x, PREFIX + name)

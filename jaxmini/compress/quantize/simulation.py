@@ -115,8 +115,8 @@ def _check_shape(plan: Plan, inputs: Array) -> None:
     made_for = plan.program.shape(plan.program.input)
     if inputs.shape != made_for:
         raise ValueError(
-            f"simulate: the inputs are {list(inputs.shape)}, the plan was made for {list(made_for)}: make one "
-            f"for that shape, or give {made_for[0]} examples at a time"
+            f"simulate: the inputs are {list(inputs.shape)}, the plan was made for {list(made_for)}: make "
+            f"one for that shape, or give {made_for[0]} examples at a time"
         )
 
 

@@ -121,7 +121,9 @@ def test_bad_settings_are_refused():
         with pytest.raises(ValueError, match="freezing: momentum is .*expected 0 < m < 1"):
             freezing(momentum)
     for threshold in (-1, 1.5, np.inf, np.nan, cosine(2.0, 0.01, 100)):
-        with pytest.raises(ValueError, match="freezing: threshold is .*, expected a number in 0..1$"):
+        with pytest.raises(
+            ValueError, match="freezing: threshold is .*, expected a number in 0..1$"
+        ):
             freezing(threshold=threshold)
     assert freezing(threshold=1).threshold == 1
     for strength in (-1, np.inf):

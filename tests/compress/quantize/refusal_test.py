@@ -83,7 +83,9 @@ def test_what_is_no_batch_norm_is_not_told_of_one():
         said_of(lambda x: x - x.max((0, 1, 2), keepdims=True), path="Net/block"),
     ):
         assert "BatchNorm" not in other
-        assert other.endswith("leave the first axis out, x.sum((1, 2, 3)) of pictures in place of x.sum()")
+        assert other.endswith(
+            "leave the first axis out, x.sum((1, 2, 3)) of pictures in place of x.sum()"
+        )
 
 
 def test_statistics_of_each_example_alone_are_taken():

@@ -242,7 +242,9 @@ def test_bad_settings_are_refused(residual):
         quantize(model, input_grid=Grid(0.0, 0))
     with pytest.raises(ValueError, match="integer zero point"):
         quantize(model, input_grid=Grid(1.0, 0.5))
-    with pytest.raises(TypeError, match=r"input_grid is \(0\.1, 3\), expected a Grid, Grid\(scale=0\.1"):
+    with pytest.raises(
+        TypeError, match=r"input_grid is \(0\.1, 3\), expected a Grid, Grid\(scale=0\.1"
+    ):
         quantize(model, input_grid=(0.1, 3))
     with pytest.raises(TypeError, match=r"expected a Model, got Dense; .* is from_linen\(module\)"):
         quantize(nn.Dense(3))

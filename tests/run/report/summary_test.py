@@ -74,14 +74,14 @@ def test_a_file_that_has_no_gates_has_not_passed_any() -> None:
     passed = FileResult("a.tflite", "int8", "litert", 1000, accuracy=0.94)
     ungated = dataclasses.replace(passed, name="b.onnx", bytes=900)
     failed = dataclasses.replace(passed, name="c.tflite", bytes=800)
-    gates = (verdict("a.tflite", passed=True), verdict("c.tflite", passed=False))
-    found = [
-        summary.headline(Report("run", files=files, gates=gates))
-        for files in ((passed, ungated, failed), (ungated, failed), (failed,))
-    ]
-    assert found == [passed, ungated, failed]
-    mixed = (*gates, verdict("a.tflite", passed=False))
-    assert summary.headline(Report("run", files=(passed, ungated), gates=mixed)) is ungated
+    good, bad = verdict("a.tflite", passed=True), verdict("c.tflite", passed=False)
+    for files, gates, expected in (
+        ((passed, ungated, failed), (good, bad), passed),
+        ((ungated, failed), (bad,), ungated),
+        ((failed,), (bad,), failed),
+        ((passed, ungated), (good, verdict("a.tflite", passed=False)), ungated),
+    ):
+        assert summary.headline(Report("run", files=files, gates=gates)) is expected
 
 
 def test_the_outcome_without_files() -> None:
