@@ -63,7 +63,7 @@ def test_without_the_data_they_are_random_and_say_why(run: Path, artifact: Artif
     assert "has no stage 'nett'" in random(other, folder)
     gone = {"call": "a_module_that_is_gone:source", "fields": {}}
     sealed.write(run / RECIPE, {"recipe": {"stages": {"net": {"data": gone}}}})
-    assert "No module named 'a_module_that_is_gone'" in random(artifact, folder)
+    assert "there is no module 'a_module_that_is_gone'" in random(artifact, folder)
     (run / RECIPE).write_text("{}")
     assert "was changed since it was written" in random(artifact, folder)
 
