@@ -52,17 +52,16 @@ def operations(file: FileResult) -> Table:
 
 
 def headline(report: Report) -> FileResult | None:
-    """The file the outcome is about: the smallest that was evaluated, of the first kind there is.
+    """The file the outcome is about: the smallest that was evaluated and passed all of its gates.
 
-    Files that have gates and passed them all go before those without gates, which nobody asked anything of,
-    and those before files that failed one.
+    If none did, the smallest that has gates; if none has, the smallest.
     """
     gated = {verdict.of for verdict in report.gates}
     failed = {verdict.of for verdict in report.gates if not verdict.passed}
     measured = [file for file in report.files if file.accuracy is not None]
-    passed = [file for file in measured if file.name in gated - failed]
-    ungated = [file for file in measured if file.name not in gated]
-    return min(passed or ungated or measured, key=lambda file: file.bytes, default=None)
+    asked = [file for file in measured if file.name in gated]
+    passed = [file for file in asked if file.name not in failed]
+    return min(passed or asked or measured, key=lambda file: file.bytes, default=None)
 
 
 def outcome(report: Report) -> str:

@@ -77,9 +77,9 @@ def test_a_file_that_has_no_gates_has_not_passed_any() -> None:
     good, bad = verdict("a.tflite", passed=True), verdict("c.tflite", passed=False)
     for files, gates, expected in (
         ((passed, ungated, failed), (good, bad), passed),
-        ((ungated, failed), (bad,), ungated),
-        ((failed,), (bad,), failed),
-        ((passed, ungated), (good, verdict("a.tflite", passed=False)), ungated),
+        ((ungated, failed), (bad,), failed),
+        ((ungated,), (bad,), ungated),
+        ((passed, ungated), (good, verdict("a.tflite", passed=False)), passed),
     ):
         assert summary.headline(Report("run", files=files, gates=gates)) is expected
 
