@@ -166,9 +166,7 @@ def _only_moves(group: Group, plan: Plan, frozen: Frozen) -> bool:
     return isinstance(group, Move) or (isinstance(group, Mean) and group.count == 1)
 
 
-def _fused_with(
-    group: Group, plan: Plan, pairs: Sequence[tuple[Group, Op | None]]
-) -> Group | None:
+def _fused_with(group: Group, plan: Plan, pairs: Sequence[tuple[Group, Op | None]]) -> Group | None:
     """The group whose operator rectifies as ``group``, a rectifier behind it, does; None if none does.
 
     Moves may be between the two: it is the same before and behind them. Nothing else may read any of it.
@@ -176,7 +174,9 @@ def _fused_with(
     rectifying = {group.name for group, op in pairs if op is not None and op.activation != "NONE"}
     maker = group if isinstance(group, Rectifier) else None
     while maker is not None and maker.name not in rectifying:
-        is_passed = maker is group or (isinstance(maker, Move) and maker.op.name in PASSES_RECTIFIER)
+        is_passed = maker is group or (
+            isinstance(maker, Move) and maker.op.name in PASSES_RECTIFIER
+        )
         maker = _alone_before(maker, plan) if is_passed else None
     return maker
 

@@ -145,7 +145,9 @@ def test_gradients_are_those_of_the_model():
         return jnp.square(model.apply(variables, x)[0]).mean()
 
     expected, found = (jax.jit(jax.grad(loss))(floats) for loss in (of_model, of_plan))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), found, expected
+    )
 
     def of_training(params):
         return jnp.square(twin.apply(variables | {"params": params}, x, train=True)[0]).mean()
