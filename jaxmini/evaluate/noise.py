@@ -24,7 +24,8 @@ from jaxmini.evaluate.encoding import dequantized, encoded
 from jaxmini.evaluate.interpreter import Interpreter, Kernels, in_batches
 from jaxmini.evaluate.operators import require_pictures
 from jaxmini.export import edges
-from jaxmini.export.correspondence import correspond
+from jaxmini.export.correspondence import Correspondence, correspond
+from jaxmini.export.flatbuffer import Op
 from jaxmini.model import Variables
 from jaxmini.state import Array
 
@@ -77,8 +78,13 @@ def layer_noise(
     interpreter = Interpreter(source, kernels=kernels, keep_all=True)
     require_pictures("layer_noise", interpreter, plan, images)
     file = edges.core(interpreter.file)
-    pairs = correspond(file, plan, frozen).pairs
-    written = {group.name: op.outputs[0] for group, op in pairs if op is not None}
+    found = correspond(file, plan, frozen)
+    pairs = _layers(found)
+    written = {
+        group.name: op.outputs[0]
+        for group, op in pairs
+        if op is not None and group.name not in found.rectified
+    }
     powers_of = jax.jit(functools.partial(_powers, plan, frozen, [group for group, _ in pairs]))
     floats, totals = floats_of(variables), []
     for batch in in_batches(images, interpreter.input.shape[0]):
@@ -96,6 +102,16 @@ def layer_noise(
         )
         for group, op in pairs
     )
+
+
+def _layers(found: Correspondence) -> list[tuple[Group, Op | None]]:
+    """Each group that computes, and its operator; a rectifier in that operator stands behind the group."""
+    return [
+        (layer, op)
+        for group, op in found.pairs
+        for layer in (group, found.rectified.get(group.name))
+        if layer is not None
+    ]
 
 
 def _powers(

@@ -16,7 +16,7 @@ from jaxmini.compress.quantize.frozen import Dequantized, Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
-from jaxmini.compress.quantize.plan import INPUT, AveragePool, Group, Plan, Weighted
+from jaxmini.compress.quantize.plan import AveragePool, Group, Plan, Weighted
 from jaxmini.compress.quantize.program import Value
 from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.state import Array
@@ -70,8 +70,9 @@ class Annotations(Dequantized):
         ]
 
     def activation(self, site: str, values: Array) -> Array:
-        grid = self.frozen.grids[site]
-        return dequantize(values, grid) if site == INPUT else fake_quant(values, grid)
+        # The argument of the function alone is of integers; what shares its site is computed.
+        mark = dequantize if values.dtype == self.frozen.grids[site].dtype else fake_quant
+        return mark(values, self.frozen.grids[site])
 
     def weight(self, group: Weighted) -> tuple[Array, Array]:
         kernel, bias = super().weight(group)

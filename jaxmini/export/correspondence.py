@@ -5,7 +5,7 @@ converter wrote the file, nor in what order it put branches.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxmini.compress.quantize import functions
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.functions import Apply
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.grouping import PASSES_RECTIFIER
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import (
@@ -30,6 +31,7 @@ from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
 from jaxmini.export.constraints import CHANNEL_AXIS
 from jaxmini.export.flatbuffer import File, Op
+from jaxmini.export.fused import unfused
 from jaxmini.export.islands import ISLAND, collapsed
 from jaxmini.export.origins import Roots, Runs, are_other, counts, moved, roots_of
 
@@ -78,6 +80,8 @@ class Correspondence(NamedTuple):
             group's operands, in their order; constants are left out.
         otherwise: by the name of a group, or ``output``, what its operator reads is joined of, and what it
             should be, where these are not the same.
+        rectified: by the name of a group, the rectifier that its operator computes too: a converter fuses
+            one that alone reads what was rounded before, which changes no integer.
     """
 
     pairs: list[tuple[Group, Op | None]]
@@ -85,6 +89,7 @@ class Correspondence(NamedTuple):
     output_agrees: bool
     operands: dict[str, tuple[int, ...]]
     otherwise: dict[str, tuple[str, str]]
+    rectified: dict[str, Rectifier]
 
 
 def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
@@ -98,11 +103,12 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
         plan: for the batch of the file.
         frozen: holds the kernels that tell parallel branches apart.
     """
-    walk = _Walk(collapsed(file))
+    walk = _Walk(unfused(collapsed(file), COMPUTING))
     runs: dict[Value, Runs] = {plan.program.input: walk.runs(file.inputs[0])}
     pairs: list[tuple[Group, Op | None]] = []
     operands: dict[str, tuple[int, ...]] = {}
     otherwise: dict[str, tuple[str, str]] = {}
+    rectified: dict[str, Rectifier] = {}
 
     def compare(where: str, tensor: int, expected: Runs) -> None:
         if are_other(expected, found := walk.runs(tensor)):
@@ -111,6 +117,10 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
     for group in plan.groups:
         sources = [runs[value] for value in group.inputs if not plan.is_constant(value)]
         op = None if isinstance(group, Move) else walk.take(group, sources, frozen)
+        if op is None and (maker := _fused_with(group, plan, pairs)) is not None:
+            rectified[maker.name] = group
+            runs |= dict.fromkeys(group.outputs, *sources)
+            continue
         if op is None and _only_moves(group, plan, frozen):
             whole = group.op.name in WHOLE
             for value in group.outputs:
@@ -127,7 +137,7 @@ def correspond(file: File, plan: Plan, frozen: Frozen) -> Correspondence:
     output_agrees = roots_of(found) == roots_of(expected)
     if output_agrees:
         compare("output", file.outputs[0], expected)
-    return Correspondence(pairs, walk.left, output_agrees, operands, otherwise)
+    return Correspondence(pairs, walk.left, output_agrees, operands, otherwise, rectified)
 
 
 def kernel_of(file: File, op: Op) -> np.ndarray:
@@ -154,6 +164,30 @@ def _only_moves(group: Group, plan: Plan, frozen: Frozen) -> bool:
         grid = frozen.grids[group.site]
         return held_to(group.clamp.high, grid) == (grid.low, grid.high)
     return isinstance(group, Move) or (isinstance(group, Mean) and group.count == 1)
+
+
+def _fused_with(group: Group, plan: Plan, pairs: Sequence[tuple[Group, Op | None]]) -> Group | None:
+    """The group whose operator rectifies as ``group``, a rectifier behind it, does; None if none does.
+
+    Moves may be between the two: it is the same before and behind them. Nothing else may read any of it.
+    """
+    rectifying = {group.name for group, op in pairs if op is not None and op.activation != "NONE"}
+    maker = group if isinstance(group, Rectifier) else None
+    while maker is not None and maker.name not in rectifying:
+        is_passed = maker is group or (
+            isinstance(maker, Move) and maker.op.name in PASSES_RECTIFIER
+        )
+        maker = _alone_before(maker, plan) if is_passed else None
+    return maker
+
+
+def _alone_before(group: Group, plan: Plan) -> Group | None:
+    """The group that computes what ``group`` alone reads; None if there is more than that."""
+    source = group.inputs[0]
+    readers = [reader for reader in plan.groups if source in reader.inputs]
+    if len(group.inputs) > 1 or len(readers) > 1 or source == plan.output:
+        return None
+    return next((maker for maker in plan.groups if source in maker.outputs), None)
 
 
 class _Walk:

@@ -23,6 +23,7 @@ from jaxmini.compress.quantize.plan import (
 from jaxmini.export import edges
 from jaxmini.export.correspondence import COMPUTING, correspond, held_to, kernel_of
 from jaxmini.export.flatbuffer import File, Op, Tensor, read
+from jaxmini.export.fused import unfused
 
 # Rectifiers of the schema: the largest number each lets through.
 HIGHEST = {"NONE": None, "RELU": np.inf, "RELU6": 6.0}
@@ -94,7 +95,7 @@ class _Comparison:
     """``differences`` walks every number once; ``compared`` counts them, by field of ``Parity``."""
 
     def __init__(self, file: File, plan: Plan, frozen: Frozen) -> None:
-        self.file, self.plan, self.frozen = file, plan, frozen
+        self.file, self.plan, self.frozen = unfused(file, COMPUTING), plan, frozen
         self.compared = {field.name: 0 for field in dataclasses.fields(Parity)}
 
     def differences(self) -> Iterator[str]:
@@ -106,7 +107,7 @@ class _Comparison:
             if op is None:
                 yield f"{group.name}: no operator of the file computes it"
             else:
-                yield from self.group(group, op)
+                yield from self.group(group, op, found.rectified.get(group.name))
         yield from self.moved_constants()
         for op in found.extra:
             yield f"{op.name}: an operator that the plan does not have"
@@ -115,13 +116,13 @@ class _Comparison:
         if not found.output_agrees:
             yield "output: the file's output is not what the plan's last group computes"
 
-    def group(self, group: Group, op: Op) -> Iterator[str]:
+    def group(self, group: Group, op: Op, behind: Rectifier | None) -> Iterator[str]:
         self.compared["groups"] += 1
         read_sites = [self.plan.site_of[v] for v in group.inputs if not self.plan.is_constant(v)]
         computed = [i for i in op.inputs if i >= 0 and self.file.tensors[i].data is None]
         yield from self.grids(f"{group.name} input", computed, read_sites)
         yield from self.grids(group.name, op.outputs, [group.site])
-        yield from self.rectifier(group, op)
+        yield from self.rectifier(group, op, behind)
         if isinstance(group, Weighted):
             yield from self.kernel(group, op)
         if isinstance(group, Elementwise | Mask):
@@ -204,9 +205,11 @@ class _Comparison:
         self.compared[counter] += np.size(frozen)
         yield from numbers(where, stored, frozen)
 
-    def rectifier(self, group: Group, op: Op) -> Iterator[str]:
+    def rectifier(self, group: Group, op: Op, behind: Rectifier | None) -> Iterator[str]:
         """The integers that outputs are held to: a rectifier may hide in the ends of the grid."""
-        grid, clamp = self.frozen.grids[group.site], getattr(group, "clamp", None)
+        grid, ends = self.frozen.grids[group.site], (group, behind)
+        clamps = [clamp for end in ends if (clamp := getattr(end, "clamp", None)) is not None]
+        clamp = min(clamps, key=lambda clamp: clamp.high, default=None)
         name = op.name if isinstance(group, Rectifier) else op.activation
         if name not in HIGHEST:
             yield f"{group.name}: the file's rectifier {name} is unknown"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxmini import models
-from jaxmini.compress.quantize import Frozen, Plan
+from jaxmini.compress.quantize import Frozen, Plan, quant_point
 from jaxmini.evaluate.noise import LayerNoise, layer_noise
 from jaxmini.evaluate.runtime import tflite_integers
 from jaxmini.export import Artifact, integer_form, predict, tflite
@@ -158,3 +158,19 @@ def test_files_and_pictures_of_another_kind_are_refused(
         layer_noise(integer_path, *form, variables, pictures[:0])
     with pytest.raises(TypeError, match=r"layer_noise: the pictures are a list, .*np.concatenate"):
         layer_noise(integer_path, *form, variables, [pictures])
+
+
+class Marked(nn.Module):
+    """A point between a convolution and its rectifier."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(10)(nn.relu(quant_point(nn.Conv(4, (3, 3))(x), "pre")).mean((1, 2)))
+
+
+def test_a_rectifier_in_the_operator_before_it_is_a_layer(pictures: np.ndarray, tmp_path: Path):
+    """The file has no numbers of what it rectifies."""
+    found = {one.group: one for one in noise_of(Marked(), pictures, tmp_path)}
+    before, rectified = found["Marked/pre:conv"], found["Marked:relu"]
+    assert (before.operator, before.sqnr, rectified.operator) == ("CONV_2D", None, "CONV_2D")
+    assert min(before.alone, rectified.alone, rectified.sqnr) > 10

@@ -130,3 +130,26 @@ def test_other_values_may_be_outputs_too_each_on_its_grid():
     assert logits.dtype == embedding.dtype == jnp.int8
     found = [about for name, about in marks(function, image) if name == "quant.quantize"]
     assert [scale_of(about) for about in found] == [[0.125], [0.25]]
+
+
+def test_what_shares_the_site_of_the_input_is_no_argument():
+    model = Model(
+        init=lambda key, inputs: {},
+        apply=lambda variables, x, **_: (jnp.maximum(x, x @ variables["params"]["w"]), {}),
+    )
+    w = np.eye(4, dtype=np.float32)
+    plan = make_plan(model, {"params": {"w": w}}, jax.ShapeDtypeStruct(SHAPE, jnp.float32))
+    assert plan.sites == ("input",)
+    kernel = FrozenKernel(
+        w.astype(np.int8), np.ones(4, np.float32), np.zeros(4, np.int32), GRID.scale
+    )
+    found = marks(
+        annotated(plan, Frozen({"input": GRID}, {":dense": kernel}, {})),
+        jax.ShapeDtypeStruct(SHAPE, jnp.int8),
+    )
+    assert [(name.removeprefix("quant."), scale_of(about)) for name, about in found] == [
+        ("dequantize", [0.25]),
+        ("fake_quant", [1, 1, 1, 1]),
+        ("fake_quant", [0.25]),
+        ("quantize", [0.25]),
+    ]

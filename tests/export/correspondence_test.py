@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxmini.compress.quantize import Frozen, Plan, make_plan
+from jaxmini.compress.quantize import Frozen, Grid, Plan, make_plan, quant_point
 from jaxmini.compress.quantize.frozen import FrozenKernel
 from jaxmini.compress.quantize.plan import Mean
 from jaxmini.export.correspondence import COMPUTING, correspond, kernel_of
@@ -169,3 +170,38 @@ def test_no_operator_both_computes_and_moves():
         "SELECT_V2",
         "GATHER_ND",
     }
+
+
+MARKED = Frozen({"/here:dense": Grid(0.1, 3)}, {"/here:dense": KERNELS.kernels[":dense"]}, {})
+
+
+def rectified(activation: str, *, seen: bool = False) -> tuple[Plan, File]:
+    """A rectifier behind a point, and a file whose product has one fused; ``seen``: others read the point."""
+
+    def function(p, x):
+        y = quant_point(x @ p["a"], "here")
+        return jax.nn.relu(y) - y if seen else jax.nn.relu(y)
+
+    product = Op("FULLY_CONNECTED", (0, 1, -1), (2,), activation)
+    last = [Op("SUB", (2, 2), (3,))] * seen
+    return planned(function, (1, 4), a=(4, 3)), file(*[product, *last], output=2 + seen, t1=A.T)
+
+
+def test_a_rectifier_may_be_in_the_operator_before_it():
+    plan, stored = rectified("RELU")
+    names = [group.name for group in plan.groups]
+    found = correspond(stored, plan, MARKED)
+    assert [(group.name, op.name) for group, op in found.pairs] == [(names[0], "FULLY_CONNECTED")]
+    assert {name: group.name for name, group in found.rectified.items()} == {names[0]: names[1]}
+    assert found.output_agrees
+    assert not found.extra
+
+
+@pytest.mark.parametrize(("activation", "seen"), [("NONE", False), ("RELU", True)])
+def test_a_rectifier_is_missed_where_none_is_fused_or_others_read_what_is_before_it(
+    activation: str, seen: bool
+):
+    plan, stored = rectified(activation, seen=seen)
+    found = correspond(stored, plan, MARKED)
+    assert [op and op.name for _, op in found.pairs][:2] == ["FULLY_CONNECTED", None]
+    assert not found.rectified

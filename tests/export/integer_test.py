@@ -333,3 +333,71 @@ def test_symmetric_activations(module: nn.Module, backend: str):
     assert {int(zero) for t in tensors if t.is_quantized for zero in np.ravel(t.zero_point)} == {0}
     np.testing.assert_array_equal(answers(content, inputs), simulated)
     assert np.ptp(simulated.astype(int)) > 50
+
+
+class Own(nn.Module):
+    """The model's own input beside what is computed of it: joined, chosen from, and at the end of a U."""
+
+    join: Callable[[jax.Array, jax.Array], jax.Array]
+    features: int = 3
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.Conv(self.features, (3, 3), name="conv")(x)
+        return nn.Conv(2, (3, 3), name="head")(self.join(x, y))
+
+
+class Skip(nn.Module):
+    """A U-Net of one level whose outermost skip is the input."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.relu(nn.Conv(6, (3, 3), 2, name="down")(x))
+        y = nn.ConvTranspose(4, (2, 2), (2, 2), name="up")(y)
+        return nn.Conv(2, (3, 3), name="head")(jnp.concatenate([y, x], -1))
+
+
+OWN = {
+    "concatenate": Own(lambda x, y: jnp.concatenate([x, y], -1), 5),
+    "of a rectifier": Own(lambda x, y: jnp.concatenate([nn.relu(y), x], -1)),
+    "maximum": Own(jnp.maximum),
+    "where": Own(lambda x, y: jnp.where(np.eye(8, dtype=bool)[None, :, :, None], x, y)),
+    "after a move": Own(lambda x, y: jnp.stack([y, x[:, ::-1]], -1).reshape(*x.shape[:-1], -1)),
+    "skip": Skip(),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", OWN)
+def test_what_shares_the_grid_of_the_input_is_computed(name: str, backend: str):
+    """It lies on the site of the input, and is not the argument of the file."""
+    plan, frozen, inputs, simulated = integers(OWN[name], PICTURES)
+    assert plan.ties.keys() == {INPUT}
+    content, _ = integer_file(plan, frozen, backend)
+    np.testing.assert_array_equal(answers(content, inputs), simulated)
+    assert np.ptp(simulated.astype(int)) > 100
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_input_that_others_share_may_be_pixels(dtype: type):
+    plan, frozen, inputs, simulated = integers(OWN["concatenate"], PICTURES)
+    layout = Layout(input=np.dtype(dtype).name)
+    content, _ = integer_file(plan, frozen, "litert", layout)
+    pixels = (inputs.astype(np.int16) + 128).astype(dtype)
+    np.testing.assert_array_equal(answers(content, pixels), simulated)
+
+
+def test_the_input_may_be_what_comes_out_beside_others():
+    """The output lies on the input's grid too."""
+    whole = Own(lambda x, y: jnp.concatenate([x, y], -1)).join
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return whole(x, nn.relu(nn.Conv(4, (3, 3))(whole(x, nn.Conv(3, (3, 3))(x)))))
+
+    plan, frozen, inputs, simulated = integers(Net(), PICTURES)
+    assert plan.output_site == INPUT
+    content, _ = integer_file(plan, frozen, "litert")
+    np.testing.assert_array_equal(answers(content, inputs), simulated)
+    np.testing.assert_array_equal(simulated[..., :3], inputs)

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +10,14 @@ import onnx as package
 import pytest
 from jax import lax
 
-from jaxmini.compress.quantize import make_plan, simulate
+from jaxmini.compress.quantize import calibrate, freeze, make_plan, quantize, simulate
+from jaxmini.compress.quantize.grid import quantized
+from jaxmini.compress.quantize.plan import INPUT, Mean
 from jaxmini.evaluate.onnx_runtime import onnx_integers, onnx_predict
 from jaxmini.export import describe_onnx, integer_form, onnx_file, predict
 from jaxmini.export.distance import compare
 from jaxmini.export.onnx_file import BATCH_AXIS, output_of, require_forms
+from jaxmini.model import from_linen
 from tests.compress.quantize.quantize_nets import Functions
 from tests.export.conftest import NORMALIZATION
 from tests.export.onnx_graphs import planned
@@ -135,3 +139,30 @@ def test_forms_are_looked_for_before_there_are_numbers():
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     content, _ = onnx_file(REVERSED, {"params": {"w": W}}, open_batch=False)
     np.testing.assert_allclose(onnx_predict(content)(x), (x @ W)[::-1], rtol=1e-6)
+
+
+class Own(nn.Module):
+    """The input joined with what is computed of it, and the larger of both; one mean written twice."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = jnp.concatenate([nn.Conv(4, (3, 3))(x), jnp.maximum(x, nn.Conv(3, (3, 3))(x))], -1)
+        return nn.Dense(4)(y.mean((1, 2))) - nn.Dense(4)(y.mean((1, 2)))
+
+
+def test_the_input_s_own_grid_may_be_shared():
+    x = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
+    model = quantize(from_linen(Own()))
+    variables = calibrate(model, jax.jit(model.init)(jax.random.key(1), x), [x])
+    plan = make_plan(model, variables, x)
+    assert list(plan.ties) == [INPUT]
+    assert sum(isinstance(group, Mean) for group in plan.groups) == 1
+    frozen = freeze(plan, variables)
+    integers = np.asarray(quantized(x, frozen.grids[INPUT]))
+    pixels = (integers.astype(np.int16) + 128).astype(np.uint8)
+    for group, steps in deviations(plan, frozen, pixels):
+        assert not steps.any(), group.name
+    simulated = np.asarray(jax.jit(functools.partial(simulate, plan, frozen))(integers))
+    content, _ = onnx_file(plan, frozen)
+    for optimized in (True, False):
+        assert compare(simulated, onnx_integers(content, optimized=optimized)(pixels)).largest <= 1

@@ -1,8 +1,11 @@
 """Replay: every operator from what the file read there; of the groups asked for alone, with all moves."""
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
+from jaxmini.compress.quantize import quant_point
 from jaxmini.compress.quantize.islands import Island
 from jaxmini.compress.quantize.plan import Weighted
 from jaxmini.evaluate.interpreter import Interpreter
@@ -10,6 +13,7 @@ from jaxmini.export import Artifact, edges, integer_form
 from jaxmini.export.flatbuffer import File
 from jaxmini.export.integer import integer_file
 from jaxmini.export.replay import Replay
+from tests.export.conftest import make, quantized
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +70,35 @@ def test_only_moves_and_the_groups_asked_for_are_computed(
     assert Replay(file, *form, only=Island)(tensors).keys() == moves
     kernels = written_by(file, "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
     assert Replay(file, *form, only=Weighted)(tensors).keys() == moves | kernels
+
+
+class Fused(nn.Module):
+    """Rectifiers that a converter fuses into a convolution before a point, and into a pool."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.relu(quant_point(nn.Conv(4, (3, 3))(x), "first"))
+        x = nn.relu(nn.max_pool(quant_point(nn.Conv(4, (3, 3))(x), "second"), (2, 2), (2, 2)))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+def test_fused_rectifiers_are_expected_where_they_are(images: np.ndarray):
+    artifact = make(quantized(Fused()), images)
+    content, _ = integer_file(*integer_form(artifact), "litert")
+    interpreter = Interpreter(content, keep_all=True)
+    interpreter.run((images[:1].astype(np.int16) - 128).astype(np.int8))
+    file = edges.core(interpreter.file)
+    assert [op.activation for op in file.ops if op.name in ("CONV_2D", "MAX_POOL_2D")] == [
+        "RELU",
+        "NONE",
+        "RELU",
+    ]
+    replay = Replay(file, *integer_form(artifact))
+    tensors = {index: interpreter.tensor(index).copy() for index in replay.tensors}
+    expected = replay(tensors)
+    assert expected.keys() >= written_by(file, "CONV_2D", "MAX_POOL_2D")
+    for index, integers in expected.items():
+        np.testing.assert_array_equal(np.ravel(integers), np.ravel(tensors[index]))
+    (pooled,) = written_by(file, "MAX_POOL_2D")
+    other = replay(tensors | {pooled: tensors[pooled] ^ 64})
+    np.testing.assert_array_equal(other[pooled], expected[pooled])

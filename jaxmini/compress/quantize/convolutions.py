@@ -34,14 +34,14 @@ def convolution(grouping: Grouping, op: Op) -> None:
     chain, last = grouping.absorb_chain(op.outputs[0], channels)
     clamp, last = grouping.absorb_clamp(last)
     clip, name = grouping.clip_after(last), grouping.name(op)
-    left = last if picture is op else picture.outputs[0]
-    grouping.add(
-        Weighted(name, name, (inputs,), (left,), picture, kernel, chain, channels, clamp, clip)
+    outputs = (last if picture is op else picture.outputs[0],)
+    group = grouping.add(
+        Weighted(name, name, (inputs,), outputs, picture, kernel, chain, channels, clamp, clip)
     )
     if picture is not op:
-        _, (move,) = grouping.emit(_lowered, [left], op.path)
+        _, (move,) = grouping.emit(_lowered, list(outputs), op.path)
         move = dataclasses.replace(move, outputs=(last,))
-        grouping.add(Move(grouping.name(move), name, move.inputs, move.outputs, move))
+        grouping.add(Move(grouping.name(move), group.site, move.inputs, move.outputs, move))
 
 
 def _raised(grouping: Grouping, op: Op) -> Op:

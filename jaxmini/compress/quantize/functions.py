@@ -128,7 +128,8 @@ def _place(grouping: Grouping, kind: Kind, source: int, ops: tuple[Op, ...]) -> 
     for op in ops:
         grouping.take(op)
     name, last = grouping.name(ops[0], kind.label), ops[-1]
-    inputs = (grouping.replaced.get(source, source),)
-    grouping.add(Apply(name, name, inputs, last.outputs, last, ops, (source,), kind=kind))
+    inputs = (grouping.resolved(source),)
+    group = Apply(name, name, inputs, last.outputs, last, ops, (source,), kind=kind)
+    site = grouping.add(group).site
     if kind.grid is not None:
-        grouping.fixed[name] = kind.grid
+        grouping.fixed[site] = kind.grid

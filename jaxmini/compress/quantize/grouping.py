@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxmini.compress.quantize.fold import Affine
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.merging import Sameness
 from jaxmini.compress.quantize.patterns import affine, bound, rectified
 from jaxmini.compress.quantize.plan import INPUT, Clamp, Clip, Group, Plan
 from jaxmini.compress.quantize.program import Op, Program, Value, dependents, extended, needed
@@ -51,7 +52,8 @@ class Grouping:
         activations: the values that depend on the input.
         consumers: the operations that read a value.
         taken: outputs of operations that belong to a group already.
-        replaced: values that a rectifier left by moving up, and what now holds their numbers.
+        replaced: values that a rectifier left by moving up, or that were computed before, and what now holds
+            their numbers.
         site_of: the site of each value between groups, before ties.
         tied: a site's older partner.
         fixed: the sites whose kernel knows one grid only.
@@ -63,6 +65,8 @@ class Grouping:
         self.activations = dependents(program.ops, [program.input])
         self.consumers: dict[int, list[Op]] = {}
         self.read(program.ops)
+        self.producers = {value: op for op in program.ops for value in op.outputs}
+        self.sameness = Sameness(self.producers, self.activations)
         self.taken: set[int] = set()
         self.replaced: dict[int, int] = {}
         self.groups: list[Group] = []
@@ -91,8 +95,14 @@ class Grouping:
     def is_activation(self, value: Value) -> bool:
         return isinstance(value, int) and value in self.activations
 
+    def resolved(self, value: Value) -> Value:
+        """What now holds the numbers of a value."""
+        while isinstance(value, int) and value in self.replaced:
+            value = self.replaced[value]
+        return value
+
     def inputs(self, op: Op) -> tuple[Value, ...]:
-        return tuple(self.replaced.get(v, v) if isinstance(v, int) else v for v in op.inputs)
+        return tuple(map(self.resolved, op.inputs))
 
     def only_consumer(self, value: int) -> Op | None:
         """The one operation that reads a value; None if others see it too, or another group has it."""
@@ -161,6 +171,7 @@ class Grouping:
         self.program, results = extended(self.program, function, arguments, path)
         new = list(self.program.ops[before:])
         self.activations |= dependents(new, self.activations)
+        self.producers |= {value: op for op in new for value in op.outputs}
         return results, new
 
     def replace(self, value: int, by: int) -> None:
@@ -172,9 +183,14 @@ class Grouping:
 
     def merge(self, op: Op, source: int) -> None:
         """Let ``op`` be the identity: its readers read ``source``."""
-        others = [reader for reader in self.consumers.get(source, []) if reader is not op]
-        self.replace(op.outputs[0], source)
-        self.consumers[source] = others + self.consumers[source]
+        self.consumers[source] = [r for r in self.consumers.get(source, []) if r is not op]
+        self.unite(op.outputs[0], source)
+
+    def unite(self, value: int, by: int) -> None:
+        """Let every reader of ``value`` read ``by``, beside those of ``by`` itself."""
+        others = self.consumers.get(by, [])
+        self.replace(value, by)
+        self.consumers[by] = others + self.consumers[by]
 
     # -- sites
 
@@ -215,10 +231,22 @@ class Grouping:
         self.site_of = {value: renamed(site) for value, site in self.site_of.items()}
         self.fixed = {renamed(site): grid for site, grid in self.fixed.items()}
 
-    def add(self, group: Group) -> None:
-        """Append a group; its outputs lie on its site."""
-        self.groups.append(group)
-        self.site_of.update(dict.fromkeys(group.outputs, group.site))
+    def add(self, group: Group) -> Group:
+        """Append a group, unless one computes the same already; its outputs lie on its site.
+
+        Returns:
+            The group that now computes it.
+        """
+        group = dataclasses.replace(group, inputs=tuple(map(self.resolved, group.inputs)))
+        known = next((own for own in self.groups if self.sameness.groups(own, group)), None)
+        if known is None:
+            self.groups.append(group)
+            known = group
+        for value, by in zip(group.outputs, known.outputs, strict=True):
+            self.site_of[value] = known.site
+            if value != by:
+                self.unite(value, by)
+        return known
 
 
 def _check_shared(root: str, others: tuple[str, ...], fixed: dict[str, Grid]) -> None:

@@ -106,7 +106,7 @@ class Region:
             check_float32(op, grouping.program, answers=op is not self.ops[-1])
             if any(grouping.program.types[value].dtype != np.float32 for value in reads):
                 refuse(op, "the island reads the numbers of tokens", KNOWN_BEFORE, in_float=False)
-        inputs = tuple(grouping.replaced.get(value, value) for value in reads)
+        inputs = tuple(map(grouping.resolved, reads))
         name, last = grouping.unique(self.name), self.ops[-1]
         grouping.add(
             Island(name, name, inputs, last.outputs, last, self.ops, reads, held, self.declared)

@@ -128,7 +128,7 @@ def place(grouping: Grouping, region: Region, rule: Rule) -> None:
             "only a LayerNorm or an RMSNorm over the last axis has an integer form",
             "let the patterns of integer_norm leave it out, then it is a float island; or use BatchNorm",
         )
-    source = grouping.replaced.get(norm.source, norm.source)
+    source = grouping.resolved(norm.source)
     _, new = grouping.emit(norm.normalized, [source], root.path)
     grouping.read(new)
     if not norm.chain:

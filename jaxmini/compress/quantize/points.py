@@ -50,5 +50,6 @@ def _name(grouping: Grouping, op: Op, name: str, source: int) -> None:
             f"quant_point {name!r} marks numbers that lie on a grid they share",
             "put it right after the operation that computes them",
         )
-    label = group.name.rpartition(":")[2]
-    grouping.rename(group.name, grouping.unique(f"{op.path}/{name}:{label}"))
+    place, _, label = group.name.rpartition(":")
+    if place != f"{op.path}/{name}":  # else it is computed a second time, and is marked already
+        grouping.rename(group.name, grouping.unique(f"{op.path}/{name}:{label}"))

@@ -68,11 +68,13 @@ def transposed_convolution(grouping: Grouping, op: Op, leaves: int) -> None:
     (kernel,), _ = emit(functools.partial(_phase_kernel, axes, dilation), [kernel])
     (value,), (conv,) = emit(functools.partial(_convolve, axes), [source, kernel])
     name, wide = grouping.name(op, "conv_transpose"), (phases * channels,)
-    grouping.add(Weighted(name, name, (source,), (value,), conv, kernel, chain, wide, clamp, clip))
+    group = grouping.add(
+        Weighted(name, name, (source,), (value,), conv, kernel, chain, wide, clamp, clip)
+    )
     _, moves = emit(functools.partial(_interleave, axes, shape(leaves)), [value])
     moves[-1] = dataclasses.replace(moves[-1], outputs=(last,))
     for move in moves:
-        grouping.add(Move(grouping.name(move), name, move.inputs, move.outputs, move))
+        grouping.add(Move(grouping.name(move), group.site, move.inputs, move.outputs, move))
 
 
 def upsampled(inputs: Array, kernel: Array, params: Mapping[str, Any]) -> jax.Array:

@@ -1,13 +1,18 @@
 """A point is nothing to the model; the plan rounds there, under the name that its author gave."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quantize_checks import check
 from quantize_nets import pictures, start
 
 from jaxmini.compress.quantize import int8, make_plan, mse, quant_point, quantize, rule
+from jaxmini.compress.quantize.plan import Rectifier
+from jaxmini.export.flatbuffer import read
 from jaxmini.model import from_linen
 
 
@@ -80,3 +85,52 @@ def test_names_of_checkpointing_are_passed_over():
     plan = make_plan(model, start(model, x), x)
     assert next(group.name for group in plan.groups) == "Named/conv:conv"
     assert {plan.input_site(group) for group in plan.groups[1:3]} == {"Named/conv:conv"}
+
+
+def marked(y):
+    return quant_point(y, "pre")
+
+
+class Before(nn.Module):
+    """A point between what computes and a rectifier, or a pool and a rectifier."""
+
+    compute: Callable
+    behind: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        y = self.behind(marked(self.compute(x)))
+        return nn.Dense(3, name="head")(y.reshape(y.shape[0], -1))
+
+
+FUSED = {
+    "conv": (lambda x: nn.Conv(4, (3, 3))(x), nn.relu, "CONV_2D"),
+    "relu6": (lambda x: 5 * nn.Conv(4, (3, 3))(x), nn.relu6, "CONV_2D"),
+    "rectified before": (lambda x: nn.relu(5 * nn.Conv(4, (3, 3))(x)), nn.relu6, "CONV_2D"),
+    "dense": (lambda x: nn.Dense(5)(x), nn.relu, "FULLY_CONNECTED"),
+    "sum": (lambda x: nn.Conv(3, (3, 3))(x) + x, nn.relu, "ADD"),
+    "scaling": (lambda x: (x[:, ::2] + x[:, 1::2]) * 2, nn.relu, "DEPTHWISE_CONV_2D"),
+    "mean": (lambda x: x.mean((1, 2)), nn.relu, "MEAN"),
+    "pool": (
+        lambda x: nn.Conv(4, (3, 3))(x),
+        lambda y: nn.relu(nn.max_pool(y, (2, 2), (2, 2))),
+        "CONV_2D",
+    ),
+    "reshape": (
+        lambda x: nn.Conv(4, (3, 3))(x),
+        lambda y: nn.relu(y.reshape(y.shape[0], -1)),
+        "CONV_2D",
+    ),
+    "seen before": (lambda x: nn.Conv(4, (3, 3))(x), lambda y: nn.relu(y) - 0.5 * y, "CONV_2D"),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_rectifier_behind_a_point_has_its_file(name):
+    """The grid reaches below 0, as the author asks; converters may fuse the rectifier: no integer changes."""
+    compute, behind, operator = FUSED[name]
+    plan, content = check(Before(compute, behind), most=2)
+    first = next(group for group in plan.groups if "/pre:" in group.name)
+    assert first.site in plan.observed
+    assert any(isinstance(group, Rectifier) for group in plan.groups)
+    assert operator in read(content).op_counts
