@@ -13,7 +13,7 @@ import pytest
 from jaxmini.compress.quantize import make_plan
 from jaxmini.compress.quantize.evaluate import Float, evaluate
 from jaxmini.compress.quantize.functions import Apply
-from jaxmini.compress.quantize.plan import Elementwise, Group, Move, Plan
+from jaxmini.compress.quantize.plan import Elementwise, Group, Mean, Move, Plan
 from jaxmini.compress.quantize.products import Product
 from jaxmini.export import Artifact, integer_form, onnx
 from jaxmini.export.onnx_numbers import Floats
@@ -99,10 +99,11 @@ def test_a_kind_of_group_computes_what_the_plan_does(name: str, open_batch: bool
 def rounds_otherwise(group: Group) -> bool:
     """Whether .tflite kernels, which the simulation follows, do not round to the nearest there.
 
-    Products of two activations are rounded twice; hard-swish and leaky-relu are computed in fixed point.
+    Products of two activations are rounded twice, means at each step of float32; hard-swish and leaky-relu
+    are computed in fixed point.
     """
     label = group.kind.label if isinstance(group, Apply) else ""
-    return isinstance(group, Product) or label in ("hard_swish", "leaky_relu")
+    return isinstance(group, Product | Mean) or label in ("hard_swish", "leaky_relu")
 
 
 @pytest.mark.parametrize("net", FUNCTIONS, ids=name_of)

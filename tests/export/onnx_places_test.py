@@ -10,6 +10,7 @@ from jax import lax
 
 from jaxmini.compress.quantize import calibrate, freeze, make_plan, quantize
 from jaxmini.compress.quantize.moving import Select
+from jaxmini.compress.quantize.plan import Mean
 from jaxmini.evaluate.onnx_runtime import onnx_predict
 from jaxmini.export import integer_form, onnx, onnx_file, predict
 from tests.export.onnx_graphs import Plain, in_pairs, inland, model_that, planned, translated
@@ -167,4 +168,5 @@ def test_a_net_of_numbers_at_known_places(tmp_path: Path):
         assert np.abs(answers - expected).max() <= 1e-5 * np.abs(expected).max()
     plan, frozen = integer_form(artifact_of(Places(), integer=True), 8)
     for group, steps in deviations(plan, frozen, IMAGES[:8]):
-        assert not steps.any(), group.name
+        # XNNPACK rounds each step of a mean to float32, as the simulation does: ties fall otherwise.
+        assert steps.max() <= isinstance(group, Mean), group.name
