@@ -36,8 +36,8 @@ def forward(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:
 
 def beside(c: Convolution) -> int:
     """Results side by side: a power of two, no more than a row has."""
-    most = min(ROW // c.out_features, c.out[1])
-    return max(1, 1 << most.bit_length() - 1) if most else 1
+    most = max(1, min(ROW // c.out_features, c.out[1]))
+    return 1 << most.bit_length() - 1
 
 
 def _even(array: jax.Array, axis: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Bordered: XLA's own convolution, which takes up to three times as long of pictures that have no border.
+"""Bordered: XLA's own convolution, which takes much longer of pictures that have no border.
 
 What has none gets one row of zeros below, and the results that see it are cut off.
 """

@@ -153,6 +153,7 @@ def _is_filter_gradient(c: Convolution) -> bool:
 
 
 def _is_narrow(c: Convolution) -> bool:
+    """Whether results side by side, or one feature more where they are odd, outweigh what they add."""
     if c.features > 1 and c.features % 2 and c.out_features < 64:
         return True
     return c.features < 24 and 2 * c.out_features <= abreast.ROW and c.out[1] > 1
@@ -163,6 +164,7 @@ def _has_some(c: Convolution) -> bool:
 
 
 def _is_turned_in_parts(c: Convolution) -> bool:
+    """Of more features on both sides, Winograd's tiles and columns need less time."""
     if c.stride != (1, 1) or c.layouts[0] == TURNED:
         return False
     numbers = c.features * max(math.prod(c.size) * c.batch, c.taps * c.out_features)

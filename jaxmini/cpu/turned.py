@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxmini.cpu.abreast import ROW
 from jaxmini.cpu.bordered import LAYOUT
 from jaxmini.cpu.convolution import Convolution, sums
 from jaxmini.cpu.window import room
@@ -18,9 +19,6 @@ PART = 1 << 15
 
 # Fewer numbers of the pictures, and of the gradients, are left to XLA: a megabyte.
 WORTH = 1 << 18
-
-# Fewer features than these leave half of a register empty.
-ROW = 32
 
 
 def filter_gradient(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:

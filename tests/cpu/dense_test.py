@@ -1,12 +1,10 @@
 """Dense: each product is its convolution to the last bit of small integers, wherever it may be used."""
 
-import jax
-import numpy as np
 import pytest
 
 from jaxmini.cpu import dense
-from tests.cpu.case import Case, convolutions, forced, net
-from tests.cpu.reference import evaluate, integers
+from tests.cpu.case import Case, convolutions, net
+from tests.cpu.reference import check_exact
 
 # Strides, dilations of both operands, zeros around and pixels cut off, none of them alike along both axes.
 ANY = Case(2, (6, 5), 3, (3, 2), 4, (2, 1), ((2, -1), (0, 1)), (1, 2), (2, 1))
@@ -21,25 +19,20 @@ STRIDES = {
 }
 
 
-def check(formulation, equation, **options):
-    choice, operands = forced(formulation, equation, **options), integers(equation)
-    np.testing.assert_array_equal(jax.jit(choice)(*operands), evaluate(equation, *operands))
-
-
 @pytest.mark.parametrize("case", [ANY, ONE_AXIS, net(1, 3, 3, 2)])
 def test_columns_are_any_filter_gradient(case: Case):
     _, _, gradient = convolutions(case)
-    check(dense.filter_by_columns, gradient, is_filter=True)
+    check_exact(dense.filter_by_columns, gradient, is_filter=True)
 
 
 def test_a_pointwise_product_is_padded_and_spread_after_it():
-    check(dense.pointwise, convolutions(SPREAD)[0])
+    check_exact(dense.pointwise, convolutions(SPREAD)[0])
 
 
 def test_patches_leave_out_the_rest_of_a_picture():
-    check(dense.patches, convolutions(WITH_REST)[0])
+    check_exact(dense.patches, convolutions(WITH_REST)[0])
 
 
 @pytest.mark.parametrize("name", STRIDES)
 def test_an_input_gradient_gathers_what_each_tap_gives(name: str):
-    check(dense.input_by_columns, convolutions(STRIDES[name])[1])
+    check_exact(dense.input_by_columns, convolutions(STRIDES[name])[1])

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
-from tests.cpu.case import Equation
+from jaxmini.cpu.choice import Formulation
+from tests.cpu.case import Equation, forced
 
 
 def operands(equation: Equation) -> list[np.ndarray]:
@@ -17,6 +19,13 @@ def integers(equation: Equation) -> list[np.ndarray]:
     """Small integers as operands, whose sums are exact in every order."""
     rng = np.random.default_rng(0)
     return [rng.integers(-4, 5, v.aval.shape).astype(v.aval.dtype) for v in equation.invars]
+
+
+def check_exact(formulation: Formulation, equation: Equation, *, is_filter: bool = False) -> None:
+    """See that a formulation gives the equation's result of small integers, to the last bit."""
+    choice, arrays = forced(formulation, equation, is_filter=is_filter), integers(equation)
+    result = jax.jit(lambda lhs, rhs: choice(lhs, rhs))(*arrays)
+    np.testing.assert_array_equal(result, evaluate(equation, *arrays))
 
 
 def evaluate(equation: Equation, lhs: np.ndarray, rhs: np.ndarray) -> np.ndarray:
