@@ -55,8 +55,8 @@ class FunctionParity:
         answers: of the file, by kernels.
         operator_inputs: with how many of the inputs operators were compared.
         base: the kernels that the others' operators are compared with.
-        operators: of each other kind of kernels, every operator of integers beside that of ``base``.
-            Each kind runs the whole file: behind the first that deviates, deviations travel.
+        operators: of each other kind of kernels, every operator of integers beside that of ``base``, fed
+            with what ``base`` computed before it.
     """
 
     inputs: int

@@ -1,7 +1,7 @@
 """Kernel parity: where two implementations of the operators part in one file, whoever wrote it.
 
-Nothing is simulated: the same file runs twice on the same inputs. Up to the first operator that deviates
-both read the same numbers, so that is where they round differently.
+Nothing is simulated: one implementation runs the file, the other each operator by itself, fed with the
+numbers that the first had there. What one operator rounds differently does not reach the next.
 """
 
 from pathlib import Path
@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxmini.evaluate.deviation import Deviation, deviation
-from jaxmini.evaluate.interpreter import Interpreter, Kernels, in_batches
+from jaxmini.evaluate.interpreter import Interpreter, Kernels, in_batches, opened, require_sizes
 from jaxmini.evaluate.operators import OperatorParity
-from jaxmini.export.flatbuffer import File, Op
+from jaxmini.evaluate.severed import severed
+from jaxmini.export.flatbuffer import Op
 
 
 def kernel_parity(
@@ -31,29 +32,28 @@ def kernel_parity(
 
     Returns:
         The operators in the file's order, of no group; without a deviation where all that one gives are
-        floats. After the first that deviates, deviations also hold what came before.
+        floats, or known without the inputs.
 
     Raises:
         ValueError: not such a file, one that crashes the interpreter, or inputs of another shape or dtype.
     """
-    first, second = (Interpreter(source, kernels=kind, keep_all=True) for kind in (base, kernels))
-    _require_inputs(first, inputs)
-    file, found = first.file, {}
-    for batch in in_batches(inputs, first.input.shape[0]):
-        first.run(batch)
-        second.run(batch)
-        for index in _integers(file):
-            apart = deviation(first.tensor(index), second.tensor(index))
+    whole = Interpreter(source, kernels=base, keep_all=True)
+    _require_inputs(whole, inputs)
+    file, parts, found = whole.file, severed(source), {}
+    _, alone = opened(parts.content, kernels, require=require_sizes)
+    compared = [index for index in parts.written if file.tensors[index].dtype.kind in "iu"]
+    for batch in in_batches(inputs, whole.input.shape[0]):
+        whole.run(batch)
+        alone.set_tensor(file.inputs[0], batch)
+        for index, of in parts.fed.items():
+            alone.set_tensor(index, whole.tensor(of))
+        alone.invoke()
+        for index in compared:
+            apart = deviation(whole.tensor(index), alone.get_tensor(index))
             found[index] = found.get(index, Deviation()) + apart
     return tuple(
         OperatorParity(index, op.name, None, _whole(op, found)) for index, op in enumerate(file.ops)
     )
-
-
-def _integers(file: File) -> list[int]:
-    """The integer tensors that operators write."""
-    written = {index for op in file.ops for index in op.outputs}
-    return sorted(index for index in written if file.tensors[index].dtype.kind in "iu")
 
 
 def _whole(op: Op, found: dict[int, Deviation]) -> Deviation | None:

@@ -1,6 +1,7 @@
 """Memory: how many bytes of activations a file needs at once while it runs."""
 
 import math
+from collections.abc import Container
 
 from jaxmini.export.flatbuffer import File, Tensor
 
@@ -14,21 +15,25 @@ def peak_bytes(file: File) -> int:
     together, and the output stays to the end. Not counted: weights and what is computed from weights
     alone, scratch memory of kernels, the interpreter itself.
     """
-    activations = _activations(file)
+    counted = activations(file)
     first, last = _lifetimes(file)
     alive = [
-        sum(_bytes(file.tensors[i]) for i in activations if first[i] <= step <= last[i])
+        sum(_bytes(file.tensors[i]) for i in counted if first[i] <= step <= last[i])
         for step in range(max(1, len(file.ops)))
     ]
     return max(alive)
 
 
-def _activations(file: File) -> set[int]:
-    """The tensors that depend on the input, or on a state: what is neither stored nor made of it alone."""
+def activations(file: File, *, known_before: Container[str] = ()) -> set[int]:
+    """The tensors that depend on the input, or on a state: what is neither stored nor made of it alone.
+
+    Args:
+        known_before: operators whose answers do not depend on numbers.
+    """
     made = {index for op in file.ops for index in op.outputs}
     known = {i for i, t in enumerate(file.tensors) if t.data is None and i not in made}
     for op in file.ops:
-        if known.intersection(op.inputs):
+        if op.name not in known_before and known.intersection(op.inputs):
             known.update(op.outputs)
     used = made | {index for op in file.ops for index in op.inputs} | {*file.inputs, *file.outputs}
     return known & used

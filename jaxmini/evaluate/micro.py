@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxmini.export import arena, run_micro
+from jaxmini.export import arena, micro_operators, run_micro
 from jaxmini.export.flatbuffer import File
 
 
@@ -14,9 +14,10 @@ class MicroInterpreter:
     """
 
     def __init__(self, content: bytes, file: File, where: str, keep_all: bool) -> None:
-        arena.require_known(file, where)
+        if reasons := micro_operators.unknown(file):
+            raise arena.MicroError(where, reasons)
         self._file, size = file, arena.roomy(file)
-        arena.trial(content, where, size, keep_all)
+        arena.trial(content, where, size, keep_all, len(file.inputs))
         self._made = run_micro.interpreter(content, size, keep_all)
         self._keeps_all = keep_all
 

@@ -86,7 +86,7 @@ def roomy(file: File) -> int:
     return _aligned(4 * tensors + 4096 * (len(file.ops) + len(file.tensors)) + 65536)
 
 
-def trial(content: bytes, where: str, arena: int, keep_all: bool = False) -> str:
+def trial(content: bytes, where: str, arena: int, keep_all: bool = False, inputs: int = 1) -> str:
     """Run a file once on zeros in a process of its own.
 
     Args:
@@ -94,6 +94,7 @@ def trial(content: bytes, where: str, arena: int, keep_all: bool = False) -> str
         where: how errors call it.
         arena: bytes of its working memory.
         keep_all: every tensor in memory of its own.
+        inputs: how many the file has.
 
     Returns:
         What TFLite-Micro wrote of its allocations.
@@ -102,7 +103,8 @@ def trial(content: bytes, where: str, arena: int, keep_all: bool = False) -> str
         MicroError: it refuses the file, crashes on it, or does not end.
         ImportError: TFLite-Micro is not installed.
     """
-    return _child(content, where, "report", arena, int(keep_all)).stderr.decode(errors="replace")
+    child = _child(content, where, "report", arena, int(keep_all), inputs)
+    return child.stderr.decode(errors="replace")
 
 
 def _child(

@@ -79,6 +79,12 @@ def obstacles(file: File) -> tuple[str, ...]:
         for what, indices in ends.items()
         if len(indices) != 1
     ]
+    return (*several, *unknown(file))
+
+
+def unknown(file: File) -> tuple[str, ...]:
+    """The same of a file of several inputs or outputs, which its interpreter can be given one by one."""
+    several = []
     if len(file.signatures) > 1:  # whose weights are shared, at which it crashes
         several.append(f"it has the signatures {', '.join(file.signatures)}; one is expected")
     return (*several, *_listed(file, _obstacle))

@@ -28,21 +28,22 @@ def interpreter(content: bytes, arena: int, keep_all: bool = False) -> Any:
     return runtime.Interpreter.from_bytes(content, arena_size=arena, intrepreter_config=kind)
 
 
-def _run(content: bytes, arena: int, keep_all: bool = False) -> Any:
-    """Run the file once on zeros."""
+def _run(content: bytes, arena: int, keep_all: bool = False, inputs: int = 1) -> Any:
+    """Run the file once on zeros for each of its inputs."""
     import numpy as np
 
     made = interpreter(content, arena, keep_all)
-    described = made.get_input_details(0)
-    made.set_input(np.zeros(described["shape"], described["dtype"]), 0)
+    for index in range(inputs):
+        described = made.get_input_details(index)
+        made.set_input(np.zeros(described["shape"], described["dtype"]), index)
     made.invoke()
     made.get_output(0)
     return made
 
 
-def _report(content: bytes, arena: str, keep_all: str) -> None:
+def _report(content: bytes, arena: str, keep_all: str, inputs: str) -> None:
     """Run the file of stdin; its allocations go to stderr where they are counted."""
-    made = _run(content, int(arena), keep_all == "1")
+    made = _run(content, int(arena), keep_all == "1", int(inputs))
     if keep_all == "0":
         made.print_allocations()
 
