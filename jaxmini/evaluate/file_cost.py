@@ -1,13 +1,14 @@
 """What a .tflite file costs: parameters, multiply-accumulates and bytes, read off the file alone.
 
-Any file of one subgraph will do, also one that jaxmini did not write; nothing is run. Of several signatures
-it is the first one's subgraph that is counted, and the bytes are those of the whole.
+Any file will do, also one that jaxmini did not write; nothing is run. Of several signatures it is the first
+one's subgraph that is counted, with those that its operators run, and the bytes are those of the whole.
 """
 
 import dataclasses
+import functools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,29 +56,30 @@ class FileCost:
         """Operators that multiply and are left out of ``macs``."""
         return tuple(op.name for op in self.ops if op.macs is None)
 
+    @property
+    def counted_once(self) -> tuple[str, ...]:
+        """Operators that run others, who knows how often."""
+        return tuple(op.name for op in self.ops if op.name in REPEATED)
+
 
 def file_cost(source: File | Path | str | bytes) -> FileCost:
     """What the file costs at the input shape it states; a batch left open counts as 1.
 
     Products are counted as ``cost.count_macs`` counts a net's, padding included; of a transposed convolution
     without those of the zeros between its inputs. A BatchNorm that the converter folded into its convolution
-    has left one bias of its four numbers a channel.
+    has left one bias of its four numbers a channel. What an operator runs as a subgraph counts each time;
+    the body of a loop once, and all sides of a branch, for how often they run is known only then.
 
     Raises:
         ValueError: not a .tflite file, cut short, damaged, or of sizes that are known only when it runs;
             names the file.
     """
     file, where = _read(source)
-    require_sizes(file, where)
-    macs: Counter[str] = Counter()
-    for index, op in enumerate(file.ops):
-        try:
-            macs[op.name] += MACS.get(op.name, _none)(_Shapes(file, op))
-        except (IndexError, ValueError, ZeroDivisionError) as error:
-            raise ValueError(
-                f"{where}: operator {index} {op.name} has operands of shapes that do not fit it ({error})"
-            ) from error
-    weights = _weights(file)
+    parts = (file, *file.called.values())
+    for part in parts:
+        require_sizes(part, where)
+    macs, weights = _macs(file, where), _weights(parts)
+    counts = sum((Counter(op.name for op in part.ops) for part in parts), Counter())
     return FileCost(
         params=sum(tensor.data.size for tensor in weights),
         macs=macs.total(),
@@ -86,9 +88,32 @@ def file_cost(source: File | Path | str | bytes) -> FileCost:
         peak_bytes=peak_bytes(file),
         ops=tuple(
             OpCost(name, count, None if name in UNCOUNTED else macs[name])
-            for name, count in file.op_counts.items()
+            for name, count in counts.items()
         ),
     )
+
+
+def _macs(file: File, where: str) -> Counter[str]:
+    """Multiply-accumulates by the operators' names, those of the subgraphs they run with them."""
+
+    @functools.cache
+    def called(index: int) -> Counter[str]:
+        return of(file.called[index])
+
+    def of(part: File) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for index, op in enumerate(part.ops):
+            try:
+                found[op.name] += MACS.get(op.name, _none)(_Shapes(part, op))
+            except (IndexError, ValueError, ZeroDivisionError) as error:
+                raise ValueError(
+                    f"{where}: operator {index} {op.name} has operands of shapes that do not fit it ({error})"
+                ) from error
+            for inner in op.calls:
+                found.update(called(inner))
+        return found
+
+    return of(file)
 
 
 def float_ops(file: File) -> dict[str, int]:
@@ -163,28 +188,37 @@ MACS: dict[str, Callable[[_Shapes], int]] = {
     "RESHAPE": _reshape,
 }
 
-# Operators that multiply, or run operators of their own.
+# Operators that run others as often as their inputs say.
+REPEATED = frozenset(
+    {
+        "IF",
+        "STABLEHLO_CASE",
+        "STABLEHLO_REDUCE",
+        "STABLEHLO_REDUCE_WINDOW",
+        "STABLEHLO_SCATTER",
+        "STABLEHLO_SORT",
+        "STABLEHLO_WHILE",
+        "WHILE",
+    }
+)
+
+# Operators that multiply.
 UNCOUNTED = frozenset(
     {
         "BIDIRECTIONAL_SEQUENCE_LSTM",
         "BIDIRECTIONAL_SEQUENCE_RNN",
-        "CALL",
         "CONV_3D",
         "CONV_3D_TRANSPOSE",
         "CUSTOM",
-        "IF",
         "LSTM",
         "RFFT2D",
         "RNN",
-        "STABLEHLO_COMPOSITE",
         "STABLEHLO_CONVOLUTION",
         "STABLEHLO_CUSTOM_CALL",
         "STABLEHLO_DOT_GENERAL",
-        "STABLEHLO_WHILE",
         "SVDF",
         "UNIDIRECTIONAL_SEQUENCE_LSTM",
         "UNIDIRECTIONAL_SEQUENCE_RNN",
-        "WHILE",
     }
 )
 
@@ -198,25 +232,30 @@ WEIGHT_OPERANDS = {
 }
 
 
-def _weights(file: File) -> list[Tensor]:
+def _weights(parts: Iterable[File]) -> list[Tensor]:
     """The stored tensors that are weights, one of those that share their numbers.
 
     A single number that is no kernel or bias is a setting of the computation (an epsilon, a scale).
     """
+    found: dict[int, Tensor] = {}
+    for tensor in (tensor for part in parts for tensor in _weights_of(part)):
+        found.setdefault(tensor.buffer, tensor)
+    return list(found.values())
+
+
+def _weights_of(file: File) -> Iterator[Tensor]:
     kernels = {
         op.inputs[position]
         for op in file.ops
         for position in WEIGHT_OPERANDS.get(op.name, ())
         if position < len(op.inputs)
     }
-    found = {}
     for index in sorted({index for op in file.ops for index in op.inputs if index >= 0}):
         tensor = file.tensors[index]
         if tensor.data is not None and (
             index in kernels or (tensor.data.size > 1 and _holds_reals(tensor))
         ):
-            found.setdefault(tensor.buffer, tensor)
-    return list(found.values())
+            yield tensor
 
 
 def _holds_reals(tensor: Tensor) -> bool:
@@ -227,4 +266,4 @@ def _holds_reals(tensor: Tensor) -> bool:
 def _read(source: File | Path | str | bytes) -> tuple[File, str]:
     if isinstance(source, File):
         return source, "file"
-    return flatbuffer.read(source), flatbuffer.contents(source)[1]
+    return flatbuffer.read(source, calls=True), flatbuffer.contents(source)[1]

@@ -117,7 +117,7 @@ def opened(
         )
     converter.require("ai_edge_litert", "litert")
     content, where = flatbuffer.contents(source)
-    file = flatbuffer.read(source, signature)
+    file = flatbuffer.read(source, signature, calls=True)
     require(file, where)
     if kernels is Kernels.MICRO:  # which tries the file itself
         return file, MicroInterpreter(content, file, where, keep_all)

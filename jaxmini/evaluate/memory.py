@@ -1,5 +1,6 @@
 """Memory: how many bytes of activations a file needs at once while it runs."""
 
+import functools
 import math
 from collections.abc import Container
 
@@ -12,16 +13,30 @@ def peak_bytes(file: File) -> int:
     No arena that runs the operators in this order can be smaller; fragmentation and alignment may make one
     larger. Counted are the input, until its last reader, and all that is computed from it, each from its
     operator to its last reader, at the size of its own dtype; an operator's inputs and outputs are alive
-    together, and the output stays to the end. Not counted: weights and what is computed from weights
-    alone, scratch memory of kernels, the interpreter itself.
+    together, and the output stays to the end; beside an operator that runs subgraphs, what the largest of
+    them needs. Not counted: weights and what is computed from weights alone, scratch memory of kernels, the
+    interpreter itself.
     """
+
+    @functools.cache
+    def called(index: int) -> int:
+        return peak(file.called[index])
+
+    def peak(part: File) -> int:
+        beside = [max(map(called, op.calls), default=0) for op in part.ops]
+        return max(map(sum, zip(_alive(part), beside or [0], strict=True)))
+
+    return peak(file)
+
+
+def _alive(file: File) -> list[int]:
+    """Bytes of the tensors alive at each operator; of a file without one, at its only moment."""
     counted = activations(file)
     first, last = _lifetimes(file)
-    alive = [
+    return [
         sum(_bytes(file.tensors[i]) for i in counted if first[i] <= step <= last[i])
         for step in range(max(1, len(file.ops)))
     ]
-    return max(alive)
 
 
 def activations(file: File, *, known_before: Container[str] = ()) -> set[int]:

@@ -39,7 +39,7 @@ def severed(source: Path | str | bytes) -> Severed:
         ValueError: as ``flatbuffer.read``.
     """
     content, where = flatbuffer.contents(source)
-    file, model = flatbuffer.read(source), flatbuffer.load(content, where)
+    file, model = flatbuffer.read(source, calls=True), flatbuffer.load(content, where)
     graph, written = model.subgraphs[0], _written(file)
     read = sorted({index for op in file.ops for index in op.inputs}.intersection(written))
     fed = {}

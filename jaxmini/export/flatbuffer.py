@@ -6,6 +6,7 @@ Nothing here knows how the file was made. ``load`` and ``dump`` are the way in a
 import dataclasses
 import struct
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +82,23 @@ class Tensor:
 class Op:
     """One operator: its schema name (``CONV_2D``) and the indices of its tensors (-1: absent).
 
-    ``activation`` is the rectifier fused into it: ``NONE``, ``RELU``, ``RELU6``, ...
+    ``activation`` is the rectifier fused into it: ``NONE``, ``RELU``, ``RELU6``, ...; ``calls`` are the
+    subgraphs that it runs: the body of a loop, the sides of a branch.
     """
 
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     activation: str = "NONE"
+    calls: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class File:
     """One subgraph of a .tflite file in execution order.
 
-    ``signatures`` are the names by which the subgraphs of the whole file are called, the first one's first.
+    ``signatures`` are the names by which the subgraphs of the whole file are called, the first one's first;
+    ``called`` are those subgraphs, by index, that its operators run, and theirs.
     """
 
     tensors: tuple[Tensor, ...]
@@ -104,6 +108,7 @@ class File:
     metadata: dict[str, bytes]
     size: int
     signatures: tuple[str, ...] = ()
+    called: Mapping[int, "File"] = dataclasses.field(default_factory=dict)
 
     @property
     def op_counts(self) -> dict[str, int]:
@@ -115,25 +120,30 @@ class File:
         return next((op for op in self.ops if tensor in op.outputs), None)
 
 
-def read(source: Path | str | bytes, signature: str | None = None) -> File:
+def read(source: Path | str | bytes, signature: str | None = None, *, calls: bool = False) -> File:
     """The file as values.
 
     Args:
         source: a path, or the bytes themselves.
         signature: whose subgraph is read; None is the first one's.
+        calls: read files whose operators run subgraphs, too.
 
     Raises:
         FileNotFoundError: it is not there; names it, and the nearest that is.
         ValueError: not a .tflite file, damaged or cut short, of several subgraphs that no signatures name
-            (loops and branches are such), without that signature, or with a type that is not in
-            ``DTYPES``; names the file.
+            (loops and branches are such) if ``calls`` is not asked for, without that signature, or with a
+            type that is not in ``DTYPES``; names the file.
         ImportError: ai-edge-litert is not installed.
     """
     content, where = contents(source)
     model = load(content, where)
     try:
         file = _file(model, len(content), signature)
-        _check_indices(file)
+        if not (calls or _all_named(model)):
+            raise ValueError(
+                f"has {len(model.subgraphs)} subgraphs; what is read are files of one subgraph, and loops "
+                "and branches are subgraphs of their own: unroll the loops of the model, and convert it again"
+            )
     except (UnicodeDecodeError, TypeError, IndexError, KeyError, AttributeError) as error:
         raise ValueError(f"{where}: the .tflite file is damaged or cut short ({error})") from error
     except ValueError as error:
@@ -218,16 +228,22 @@ def _halves(content: bytes) -> np.ndarray:
     return halves.ravel()
 
 
+def _named(model: Any) -> dict[str, int]:
+    """The subgraphs by the signatures that name them."""
+    return {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs or ()}
+
+
+def _all_named(model: Any) -> bool:
+    """Whether each subgraph is an entrance of its own; others are loops and branches, or lead nowhere."""
+    count = len(model.subgraphs)
+    return count == 1 or set(_named(model).values()) == set(range(count))
+
+
 def _graph_index(model: Any, signature: str | None) -> int:
-    """Which subgraph a signature names. Several subgraphs that none names are branches of control flow."""
-    named = {s.signatureKey.decode(): s.subgraphIndex for s in model.signatureDefs or ()}
+    """Which subgraph a signature names."""
     if signature is None:
-        if len(model.subgraphs) == 1 or set(named.values()) == set(range(len(model.subgraphs))):
-            return 0
-        raise ValueError(
-            f"has {len(model.subgraphs)} subgraphs; what is read are files of one subgraph, and loops and "
-            "branches are subgraphs of their own: unroll the loops of the model, and convert it again"
-        )
+        return 0
+    named = _named(model)
     if signature not in named:
         known = ", ".join(map(repr, named)) or "none"
         raise ValueError(f"has no signature {signature!r}; there is {known}")
@@ -235,22 +251,71 @@ def _graph_index(model: Any, signature: str | None) -> int:
 
 
 def _file(model: Any, size: int, signature: str | None) -> File:
-    graph = model.subgraphs[_graph_index(model, signature)]
     signatures = sorted(model.signatureDefs or (), key=lambda s: s.subgraphIndex)
-    return File(
-        tensors=tuple(_tensor(model, tensor) for tensor in graph.tensors),
-        ops=tuple(
-            Op(op_name(model, op), _indices(op.inputs), _indices(op.outputs), _activation(op))
-            for op in graph.operators
-        ),
-        inputs=_indices(graph.inputs),
-        outputs=_indices(graph.outputs),
+    start = _graph_index(model, signature)
+    parts: dict[int, File] = {}
+    for index in _reached(model, start):
+        parts[index] = part = _part(model, index, size)
+        _check_indices(part)
+    return dataclasses.replace(
+        parts.pop(start),
         metadata={
             entry.name.decode(): _bytes(model, entry.buffer) for entry in model.metadata or ()
         },
-        size=size,
         signatures=tuple(s.signatureKey.decode() for s in signatures),
+        called=parts,
     )
+
+
+def _part(model: Any, index: int, size: int) -> File:
+    """One subgraph, without what belongs to the whole file."""
+    graph = model.subgraphs[index]
+    return File(
+        tensors=tuple(_tensor(model, tensor) for tensor in graph.tensors),
+        ops=tuple(_op(model, op) for op in graph.operators),
+        inputs=_indices(graph.inputs),
+        outputs=_indices(graph.outputs),
+        metadata={},
+        size=size,
+    )
+
+
+def _op(model: Any, op: Any) -> Op:
+    name, inputs, outputs = op_name(model, op), _indices(op.inputs), _indices(op.outputs)
+    return Op(name, inputs, outputs, _activation(op), _calls(op))
+
+
+def _calls(op: Any) -> tuple[int, ...]:
+    """The subgraphs that an operator's options name, -1 for none."""
+    tables = (options for options in (op.builtinOptions, op.builtinOptions2) if options is not None)
+    fields = (field for options in tables for field in vars(options).items())
+    named = (np.ravel(value) for name, value in fields if "subgraph" in name.lower())
+    return tuple(
+        int(index) for indices in named for index in indices if index is not None and index >= 0
+    )
+
+
+def _reached(model: Any, start: int) -> Iterator[int]:
+    """The subgraphs that are run where one is, that one first; none runs itself."""
+    reached: list[int] = []
+
+    def follow(index: int, callers: tuple[int, ...]) -> None:
+        if index in callers:
+            raise ValueError(f"the .tflite file is damaged (subgraph {index} runs itself)")
+        if not 0 <= index < len(model.subgraphs):
+            raise ValueError(
+                f"the .tflite file is damaged (it names subgraph {index}; "
+                f"there are {len(model.subgraphs)})"
+            )
+        if index in reached:
+            return
+        reached.append(index)
+        for op in model.subgraphs[index].operators:
+            for called in _calls(op):
+                follow(called, (*callers, index))
+
+    follow(start, ())
+    yield from reached
 
 
 def _check_indices(file: File) -> None:

@@ -28,6 +28,8 @@ def benchmark_text(name: str, measured: Benchmark) -> str:
     parts = [text(_figures(name, measured)), text(_operators(measured))]
     if cost.uncounted:
         parts.append(f"multiplications of {', '.join(cost.uncounted)} are not counted")
+    if cost.counted_once:
+        parts.append(f"what {', '.join(cost.counted_once)} run is counted once")
     parts.append(text(_latencies(measured)))
     parts.append(f"{measured.warmup} runs before each clock started")
     return "\n\n".join(parts)

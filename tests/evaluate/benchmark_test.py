@@ -115,3 +115,9 @@ def test_answers_of_several_inputs_are_not_compared():
     for asked in (tflite_predict, tflite_integers):
         with pytest.raises(ValueError, match="has 2 inputs; one is expected"):
             asked(pair())
+
+
+def test_a_file_with_a_loop_is_measured(loops: bytes):
+    found = benchmark(loops, threads=(1,), warmup=1, runs=2)
+    assert found.latencies[1].median > 0
+    assert found.cost.counted_once == ("WHILE", "IF")

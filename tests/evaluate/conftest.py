@@ -62,3 +62,21 @@ def without_metadata(content: bytes) -> bytes:
         model.metadata = []
 
     return edited(content, strip)
+
+
+@pytest.fixture(scope="session")
+def loops() -> bytes:
+    """A file of a loop and a branch, as TensorFlow's converter writes them: [1, 4] to [1, 4]."""
+    tf = pytest.importorskip("tensorflow", reason="needs jaxmini[jax2tf]")
+    kernel = tf.constant(np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 4), tf.float32)])
+    def net(row):
+        def body(index, row):
+            return index + 1, tf.tanh(tf.matmul(row, kernel))
+
+        _, row = tf.while_loop(lambda index, _: index < 3, body, (tf.constant(0), row))
+        return tf.cond(tf.reduce_sum(row) > 0, lambda: tf.matmul(row, kernel), lambda: -row)
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([net.get_concrete_function()], net)
+    return converter.convert()

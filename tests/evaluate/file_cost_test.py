@@ -165,3 +165,30 @@ def test_a_file_of_several_inputs_and_outputs_is_counted():
     assert found.ops == (OpCost("ABS", 2, 0),)
     # While the floats are read the integers' output waits: 64 + 64 + 16.
     assert (found.macs, found.params, found.peak_bytes) == (0, 0, 144)
+
+
+def test_loops_and_branches_are_counted_once_and_calls_each_time():
+    floats = np.dtype(np.float32)
+    row = Tensor("row", (1, 4), floats, NONE, NONE, 0, None)
+    kernel = Tensor("kernel", (4, 4), floats, NONE, NONE, 0, np.eye(4, dtype=np.float32), buffer=1)
+
+    def part(*ops: Op, called: dict[int, File] | None = None) -> File:
+        return File((row, row, kernel), ops, (0,), (1,), {}, 0, called=called or {})
+
+    dense = Op("FULLY_CONNECTED", (0, 2, -1), (1,))
+    inner = {1: part(dense), 2: part(Op("STABLEHLO_COMPOSITE", (0,), (1,), calls=(1,)), dense)}
+    calls = (Op("STABLEHLO_COMPOSITE", (0,), (1,), calls=(index,)) for index in (1, 2))
+    loop = Op("WHILE", (0,), (1,), calls=(2, 1))
+    found = file_cost(part(*calls, loop, dense, called=inner))
+    assert found.macs == 16 + 32 + (32 + 16) + 16
+    assert (found.params, found.weight_bytes) == (16, 64)  # one buffer, wherever it is read
+    assert {op.name: op.count for op in found.ops}["FULLY_CONNECTED"] == 3
+    assert (found.counted_once, found.uncounted) == (("WHILE",), ())
+
+
+def test_a_converters_loop_and_branch_are_read(loops: bytes):
+    found = file_cost(loops)
+    assert found.counted_once == ("WHILE", "IF")
+    assert found.macs == 2 * 16
+    counts = {op.name: op.count for op in found.ops}
+    assert (counts["TANH"], counts["NEG"]) == (1, 1)

@@ -166,3 +166,18 @@ def test_a_file_that_kills_the_interpreter_is_a_message(foreign: bytes, pictures
 
     with pytest.raises(ValueError, match="the interpreter (crashes on|refuses) the file"):
         function_parity(lambda x: x, edited(foreign, tamper), pictures)
+
+
+def test_a_file_with_a_loop_beside_its_function(loops: bytes):
+    kernel = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+
+    def function(rows: np.ndarray) -> np.ndarray:
+        for _ in range(3):
+            rows = np.tanh(rows @ kernel)
+        return np.where(rows.sum() > 0, rows @ kernel, -rows)
+
+    rows = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
+    found = function_parity(function, loops, rows, batch_size=1)
+    assert all(apart.largest < 1e-5 for apart in found.answers.values())
+    names = [op.name for op in found.operators[Kernels.XNNPACK]]
+    assert ("WHILE" in names, "IF" in names) == (True, True)

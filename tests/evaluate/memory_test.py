@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 
 from jaxmini.evaluate.memory import peak_bytes
@@ -55,3 +57,14 @@ def test_weights_that_are_expanded_are_no_activations():
 
 def test_a_file_that_returns_its_input():
     assert peak_bytes(file([tensor(1, 7)], [], (0,), (0,))) == 7
+
+
+def test_what_subgraphs_need_stands_beside_the_operator_that_runs_them():
+    def part(size: int, *ops: Op) -> File:
+        return file([tensor(size), tensor(size)], list(ops), (0,), (1,))
+
+    abs_, calls = Op("ABS", (0,), (1,)), Op("IF", (0,), (1,), calls=(1, 2))
+    inner = {1: part(5, abs_), 2: part(30, Op("CALL", (0,), (1,), calls=(3,))), 3: part(7, abs_)}
+    whole = file([tensor(100), tensor(10), tensor(90)], [], (0,), (2,))
+    whole = dataclasses.replace(whole, ops=(calls, Op("PAD", (1,), (2,))), called=inner)
+    assert peak_bytes(whole) == 100 + 10 + 2 * 30 + 2 * 7

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxmini.export import flatbuffer
 from jaxmini.export.flatbuffer import dump, load, read
+from tests.export.single import single
 from tests.export.tampering import edited, find
 
 
@@ -96,3 +98,35 @@ def test_a_name_that_is_no_text_is_a_damage(integer_bytes: bytes):
 
     with pytest.raises(ValueError, match="model bytes: the .tflite file is damaged or cut short"):
         read(edited(integer_bytes, odd_name))
+
+
+def called_by(index: int) -> bytes:
+    """A file of two subgraphs with ABS each; the first one's is made an IF that runs ``index`` twice."""
+
+    def call(model: Any, graph: Any) -> None:
+        schema = flatbuffer.schema_module()
+        model.subgraphs.append(flatbuffer.load(bytearray(single("ABS"))).subgraphs[0])
+        model.subgraphs[1].operators[0].opcodeIndex = 0
+        (op,) = graph.operators
+        op.builtinOptionsType = schema.BuiltinOptions.IfOptions
+        op.builtinOptions = schema.IfOptionsT()
+        op.builtinOptions.thenSubgraphIndex = op.builtinOptions.elseSubgraphIndex = index
+
+    return edited(single("ABS"), call)
+
+
+def test_subgraphs_that_operators_run_are_read_where_they_are_asked_for():
+    content = called_by(1)
+    file = read(content, calls=True)
+    assert (file.ops[0].calls, list(file.called)) == ((1, 1), [1])
+    assert file.called[1].ops[0].name == "ABS"
+    with pytest.raises(ValueError, match="2 subgraphs; what is read are files of one"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    ("index", "said"), [(0, "subgraph 0 runs itself"), (7, "names subgraph 7; there are 2")]
+)
+def test_subgraphs_that_cannot_be_run_are_refused(index: int, said: str):
+    with pytest.raises(ValueError, match=f"model bytes: .*damaged .*{said}"):
+        read(called_by(index), calls=True)
