@@ -4,6 +4,7 @@ The rules are those of the LiteRT 8-bit quantization specification, and of what 
 compute wrongly.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -152,11 +153,13 @@ def violations(
     places = {id(op): index for index, op in enumerate(file.ops)}
     missing, dtype = list(islands), np.dtype(activations)
     allowed = ALLOWED if dtype == np.int8 else ALLOWED_INT16
-    for op in collapsed(file).ops:
+    ops = collapsed(file).ops
+    merged = _merged(ops)
+    for op in ops:
         last = op.parts[-1] if isinstance(op, FloatOp) else op
         where = f"operator {places[id(last)]} {op.name}"
         if isinstance(op, FloatOp):
-            yield from (f"{where}: {line}" for line in _island(file, op, missing))
+            yield from (f"{where}: {line}" for line in _island(file, op, missing, merged))
             continue
         if op.name not in allowed:
             reason = REASONS.get(op.name, "it has no rule in jaxmini.export.constraints")
@@ -167,7 +170,15 @@ def violations(
         yield f"the island {island.name} is not in the file"
 
 
-def _island(file: File, op: FloatOp, missing: list[Allowed]) -> Iterator[str]:
+def _merged(ops: Sequence[Op]) -> frozenset[int]:
+    """By identity, the operators in float that belong to more than one island."""
+    parts = Counter(id(part) for op in ops if isinstance(op, FloatOp) for part in op.inland)
+    return frozenset(part for part, count in parts.items() if count > 1)
+
+
+def _island(
+    file: File, op: FloatOp, missing: list[Allowed], merged: frozenset[int]
+) -> Iterator[str]:
     """What is wrong with an island; the declared one that it is is taken from those ``missing``."""
     inputs = tuple(sorted(_grid(file.tensors[index]) for index in op.inputs))
     output = _grid(file.tensors[op.outputs[0]])
@@ -175,6 +186,11 @@ def _island(file: File, op: FloatOp, missing: list[Allowed]) -> Iterator[str]:
     found = [island for island in missing if (island.inputs, island.output) == (inputs, output)]
     if not found:
         yield f"numbers leave the integers for {names}, and no such island is declared"
+        if shared := ", ".join(part.name for part in op.inland if id(part) in merged):
+            yield (
+                f"the converter made one of the {shared} that two layers compute of the same numbers: "
+                "compute it once in the model and let both read it, or declare a float_island around both"
+            )
         return
     missing.remove(found[0])
     known = found[0].operators

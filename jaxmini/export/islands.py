@@ -97,19 +97,38 @@ def pair(grid: Grid) -> tuple[float, int]:
 def collapsed(file: File) -> File:
     """The file with each island as one operator, ``FloatOp``.
 
-    An island is what float numbers connect. Operators in float that do not both come from integers and end
-    in one QUANTIZE stay as they are.
+    An island is what a QUANTIZE is computed of; what converters merged of several belongs to each. Operators
+    in float that do not come from integers, or lead to no QUANTIZE, stay as they are with all that float
+    numbers connect them with.
     """
     ops = list(file.ops)
     for parts in _connected(file):
-        first = [op for op in parts if op.name == "DEQUANTIZE"]
-        last = [op for op in parts if op.name == "QUANTIZE"]
-        if first and len(last) == 1 and len(parts) > 2:
-            sources = tuple(dict.fromkeys(_origin(file, op.inputs[0]) for op in first))
-            position = max(index for index, op in enumerate(ops) if op is last[0])
-            ops[position] = FloatOp(ISLAND, sources, last[0].outputs, "NONE", tuple(parts))
-            ops = [op for op in ops if not any(op is part for part in parts)]
+        islands = [_leading_to(op, parts) for op in parts if op.name == "QUANTIZE"]
+        if not all(map(_is_whole, islands)) or len({id(op) for i in islands for op in i}) < len(
+            parts
+        ):
+            continue
+        for island in islands:
+            first = [op.inputs[0] for op in island if op.name == "DEQUANTIZE"]
+            sources = tuple(dict.fromkeys(_origin(file, index) for index in first))
+            position = next(index for index, op in enumerate(ops) if op is island[-1])
+            ops[position] = FloatOp(ISLAND, sources, island[-1].outputs, parts=island)
+        ops = [op for op in ops if not any(op is part for part in parts)]
     return dataclasses.replace(file, ops=tuple(ops))
+
+
+def _leading_to(last: Op, ops: list[Op]) -> tuple[Op, ...]:
+    """The operators, in their order, that an operator is computed of, and itself."""
+    needed, found = set(last.inputs), [last]
+    for op in reversed(ops[: ops.index(last)]):
+        if needed.intersection(op.outputs):
+            needed.update(op.inputs)
+            found.append(op)
+    return tuple(reversed(found))
+
+
+def _is_whole(island: tuple[Op, ...]) -> bool:
+    return len(island) > 2 and any(op.name == "DEQUANTIZE" for op in island)
 
 
 def _origin(file: File, tensor: int) -> int:
@@ -122,7 +141,7 @@ def _origin(file: File, tensor: int) -> int:
 
 
 def _connected(file: File) -> Iterable[list[Op]]:
-    """The operators that read or write float numbers, by what float numbers connect."""
+    """The operators that read or write float numbers, in their order, by what float numbers connect."""
     groups: list[tuple[set[int], list[Op]]] = []
     for op in file.ops:
         tensors = {index for index in (*op.inputs, *op.outputs) if _is_float(file, index)}
@@ -132,7 +151,8 @@ def _connected(file: File) -> Iterable[list[Op]]:
         groups = [group for group in groups if group not in joined]
         merged = [own for _, ops in joined for own in ops]
         groups.append((tensors.union(*(known for known, _ in joined)), [*merged, op]))
-    return [ops for _, ops in groups]
+    places = {id(op): place for place, op in enumerate(file.ops)}
+    return [sorted(ops, key=lambda op: places[id(op)]) for _, ops in groups]
 
 
 def _is_float(file: File, index: int) -> bool:

@@ -75,17 +75,23 @@ def bytes_of(exported: Exported) -> bytes:
     return Path(exported.path).read_bytes()
 
 
+def simulated(artifact: Artifact, images: np.ndarray) -> np.ndarray:
+    """What the integer file should answer."""
+    plan, frozen = integer_form(artifact, len(images))
+    pixels = (images.astype(np.int16) - 128).astype(np.int8)
+    return np.asarray(jax.jit(functools.partial(simulate, plan, frozen))(pixels), int)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_the_file_answers_as_simulated(
     name: str, artifact: Callable, file: Callable, images: np.ndarray
 ):
     exported, some = file(name, "litert"), images[:8]
-    plan, frozen = integer_form(artifact(name), len(some))
-    pixels = (some.astype(np.int16) - 128).astype(np.int8)
-    expected = jax.jit(functools.partial(simulate, plan, frozen))(pixels)
+    expected = simulated(artifact(name), some)
     answers = tflite_integers(exported.path, kernels=Kernels.XNNPACK)(some)
     in_float = name in ("attention", "vit")  # a float sum may be made in another order
-    assert np.abs(np.asarray(answers, int) - np.asarray(expected, int)).max() <= in_float
+    assert np.abs(np.asarray(answers, int) - expected).max() <= in_float
+    plan, _ = integer_form(artifact(name))
     assert exported.parity.groups == sum(bool(group.name == group.site) for group in plan.groups)
 
 
@@ -241,13 +247,11 @@ def test_a_function_without_an_operator_is_computed_in_an_island(
     artifact = make(
         quantized(Activated(function), int8(rules=(float_island("activation"),))), images
     )
-    exported = tflite(artifact, tmp_path / "net.tflite", variant="int8", backend="litert")
+    exported = tflite(artifact, tmp_path / "net.tflite", variant="int8", backend=backend)
     assert (exported.ops["DEQUANTIZE"], exported.ops["QUANTIZE"]) == (1, 1)
-    some = images[:8]
-    plan, frozen = integer_form(artifact, len(some))
-    pixels = (some.astype(np.int16) - 128).astype(np.int8)
-    expected = jax.jit(functools.partial(simulate, plan, frozen))(pixels)
-    np.testing.assert_array_equal(tflite_integers(exported.path)(some), expected)
+    np.testing.assert_array_equal(
+        tflite_integers(exported.path)(images[:8]), simulated(artifact, images[:8])
+    )
 
 
 def test_an_island_may_ask_questions_inside(images: np.ndarray, tmp_path: Path):
@@ -255,10 +259,49 @@ def test_an_island_may_ask_questions_inside(images: np.ndarray, tmp_path: Path):
     artifact = make(quantized(Asking(), scheme), images)
     exported = tflite(artifact, tmp_path / "net.tflite", variant="int8", backend="litert")
     assert {"GREATER", "LOGICAL_AND"} <= exported.ops.keys()
-    some = images[:8]
-    plan, frozen = integer_form(artifact, len(some))
-    pixels = (some.astype(np.int16) - 128).astype(np.int8)
-    expected = jax.jit(functools.partial(simulate, plan, frozen))(pixels)
-    np.testing.assert_array_equal(tflite_integers(exported.path)(some), expected)
+    np.testing.assert_array_equal(
+        tflite_integers(exported.path)(images[:8]), simulated(artifact, images[:8])
+    )
     with pytest.raises(ConstraintError, match="numbers leave the integers for .*GREATER"):
         check_integer(bytes_of(exported))
+
+
+class Beside(nn.Module):
+    """Two normalisations of one value, as in blocks whose attention and layers stand side by side."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        x = nn.relu(nn.Conv(4, (3, 3), 2, name="stem")(x))
+        one, other = (nn.Dense(4, name=f"dense{i}")(nn.LayerNorm()(x)) for i in range(2))
+        return nn.Dense(CLASSES, name="head")((one + other).mean((1, 2)))
+
+
+@pytest.mark.parametrize("backend", ["litert", pytest.param("jax2tf", marks=pytest.mark.slow)])
+def test_two_islands_may_have_in_common_what_converters_merge(
+    backend: str, images: np.ndarray, tmp_path: Path
+):
+    artifact = make(quantized(Beside()), images)
+    exported = tflite(artifact, tmp_path / "net.tflite", variant="int8", backend=backend)
+    assert (exported.ops["DEQUANTIZE"], exported.ops["QUANTIZE"]) == (1, 2)
+    answers = tflite_integers(exported.path)(images[:8])
+    assert np.abs(np.asarray(answers, int) - simulated(artifact, images[:8])).max() <= 1
+    islands = allowed(*integer_form(artifact))
+    with pytest.raises(ConstraintError, match="no such island is declared"):
+        check_integer(bytes_of(exported), islands[:1])
+
+
+class Twice(nn.Module):
+    """A sum that is written twice, and rectified once."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        one, other = (nn.Conv(4, (3, 3), 2, name=f"conv{i}")(x) for i in range(2))
+        rest = nn.Conv(4, (1, 1), name="body")(one + other)
+        return nn.Dense(CLASSES, name="head")((nn.relu(one + other) + rest).mean((1, 2)))
+
+
+def test_what_converters_merge_of_two_integer_layers_is_told(images: np.ndarray, tmp_path: Path):
+    artifact = make(quantized(Twice()), images)
+    with pytest.raises(ConstraintError, match=r"made one of the ADD that two .* compute it once"):
+        tflite(artifact, tmp_path / "net.tflite", variant="int8", backend="litert")
+    assert list(tmp_path.iterdir()) == []
