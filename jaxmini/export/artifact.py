@@ -125,6 +125,24 @@ def require_artifact(where: str, value: object) -> None:
         )
 
 
+def require_numbers(where: str, artifact: Artifact) -> None:
+    """See that a value is an artifact whose variables are numbers; infinities may be meant (masks).
+
+    Raises:
+        TypeError: it is no artifact.
+        ValueError: NaN is among them; names the variable.
+    """
+    require_artifact(where, artifact)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(artifact.variables):
+        wrong = np.count_nonzero(np.isnan(leaf)) if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
+        if wrong:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"{where}: {wrong} of the {leaf.size} numbers of {name} are NaN: the training that left them "
+                "diverged; export what was saved before"
+            )
+
+
 def save(artifact: Artifact, folder: Path | str) -> Path:
     """Write the artifact into a folder, made if it does not exist; an artifact in it is replaced.
 

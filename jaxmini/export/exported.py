@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxmini.export import metadata, whole
 from jaxmini.export import signature as names
-from jaxmini.export.artifact import Artifact, Predict, pixel_function, require_artifact
+from jaxmini.export.artifact import Artifact, Predict, pixel_function, require_numbers
 from jaxmini.export.lowering import anonymous, lower
 from jaxmini.near_miss import did_you_mean
 from jaxmini.record import Json
@@ -54,7 +54,7 @@ def stablehlo(
         TypeError: not an artifact.
         ValueError: an unknown platform, a batch below 1, or a model that needs a fixed batch.
     """
-    require_artifact("stablehlo", artifact)
+    require_numbers("stablehlo", artifact)
     _check(platforms, batch)
     size = jax.export.symbolic_shape("batch")[0] if batch is None else batch
     image = jax.ShapeDtypeStruct((size, *artifact.input_shape), np.dtype(np.uint8))

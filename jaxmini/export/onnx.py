@@ -16,7 +16,7 @@ from jaxmini.compress.quantize.plan import Plan
 from jaxmini.compress.quantize.transform import is_quantized, is_weights_only, make_plan
 from jaxmini.export import bits, converter, metadata, whole
 from jaxmini.export import signature as names
-from jaxmini.export.artifact import Artifact, require_artifact
+from jaxmini.export.artifact import Artifact, require_numbers
 from jaxmini.export.integer import integer_form
 from jaxmini.export.onnx_file import output_of, written
 from jaxmini.export.onnx_graph import OPSET
@@ -57,7 +57,7 @@ def onnx(
         ParityError: a number in the int8 file is not the frozen one.
         ImportError: onnx is not installed; names the extra that brings it.
     """
-    require_artifact("onnx", artifact)
+    require_numbers("onnx", artifact)
     if variant not in VARIANTS:
         there = ", ".join(VARIANTS) + did_you_mean(variant, VARIANTS)
         raise ValueError(f"onnx: unknown variant {variant!r}; there are {there}")

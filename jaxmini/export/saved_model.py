@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxmini.export import jax2tf, metadata
 from jaxmini.export import signature as names
-from jaxmini.export.artifact import Artifact, pixel_function, require_artifact
+from jaxmini.export.artifact import Artifact, pixel_function, require_numbers
 from jaxmini.record import Json
 
 DESCRIPTION = Path("assets.extra", "jaxmini.json")
@@ -27,7 +27,7 @@ def saved_model(artifact: Artifact, folder: Path | str) -> Path:
         ImportError: TensorFlow is not installed.
         ConversionError: jax2tf failed.
     """
-    require_artifact("saved_model", artifact)
+    require_numbers("saved_model", artifact)
     folder = Path(folder)
     jax2tf.saved_model(pixel_function(artifact), artifact.variables, artifact.input_spec(1), folder)
     path = folder / DESCRIPTION

@@ -32,7 +32,7 @@ from jaxmini.export import (
     whole,
 )
 from jaxmini.export import signature as names
-from jaxmini.export.artifact import Artifact, pixel_function, require_artifact
+from jaxmini.export.artifact import Artifact, pixel_function, require_numbers
 from jaxmini.export.converter import Backend, require_backend, require_known
 from jaxmini.export.integer import integer_file, integer_form
 from jaxmini.export.layout import INPUTS, USUAL, Layout, Variant
@@ -106,7 +106,7 @@ def tflite(
         ConstraintError, ParityError: the converter wrote a file that does not hold the trained integers, or
             does not answer as the model does.
     """
-    require_artifact("tflite", artifact)
+    require_numbers("tflite", artifact)
     require_known("variant", variant, tuple(INPUTS))
     require_backend(backend)
     layout = layout.of(variant)

@@ -171,3 +171,19 @@ def test_a_model_is_no_artifact(make: Callable, float_artifact: Artifact, tmp_pa
     assert not list(tmp_path.iterdir())
     with pytest.raises(TypeError, match="^predict: expected an Artifact, got dict"):
         predict(float_artifact.variables)
+
+
+@pytest.mark.parametrize("write", [tflite, stablehlo, onnx, saved_model])
+def test_numbers_that_are_none_are_not_exported(
+    write: Callable, float_artifact: Artifact, tmp_path: Path
+):
+    head = float_artifact.variables["params"]["Dense_0"]
+    bias = np.array(head["bias"])
+    bias[:2] = np.nan
+    params = float_artifact.variables["params"] | {"Dense_0": {**head, "bias": bias}}
+    variables = dict(float_artifact.variables) | {"params": params}
+    broken = dataclasses.replace(float_artifact, variables=variables)
+    message = f"^{write.__name__}: 2 of the 10 numbers of params/Dense_0/bias are NaN"
+    with pytest.raises(ValueError, match=message):
+        write(broken, tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []

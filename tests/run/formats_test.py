@@ -1,5 +1,6 @@
 """Formats: exports besides .tflite files belong to a recipe, and are measured by running what was written."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,9 @@ def test_an_integer_onnx_file(trained: dict[str, Artifact], tmp_path: Path):
     assert file.bytes == path.stat().st_size
     np.testing.assert_array_equal(predict_all(onnx_predict(path), TEST.image), answers)
     simulated = [file.checks[what] for what in file.checks if "simulation" in what]
-    assert ["at most 0;" in finding for finding in simulated] == [True, True]
+    # ONNX Runtime rounds means otherwise at ties, which is where XNNPACK and the simulation agree.
+    assert len(simulated) == 2
+    assert all(re.search("by at most [01]; same answer on 100.00 %", each) for each in simulated)
     assert "0 differ" in file.checks["kernel integers"]
     assert file.ops["Conv"] == 2
     assert file.float_ops["QuantizeLinear"] == file.ops["QuantizeLinear"]
