@@ -94,7 +94,7 @@ def compared(case: Case, batch: int, rounds: int) -> tuple[tuple[Row, ...], floa
     """The rows of both steps of a net, and the ratio of their CPU times."""
     scenes = {FLOAT: cpu.supervised(case.net, batch), INT8: quantized(case.net, batch)}
     programs = {name: cpu.compiled(scene, rule=True) for name, scene in scenes.items()}
-    ways = {name: program.train for name, program in programs.items()}
+    ways = {name: cpu.Training(scenes[name]).by(program) for name, program in programs.items()}
     timings = sides.timed(ways, rounds, least=0.3)
     rows = pairs.rows(f"{case.name}", timings)
     shown = tuple(

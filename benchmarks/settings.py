@@ -129,12 +129,13 @@ def work(net: str, batch: int, count: int, *, keep: bool) -> int:
     if keep:
         keep_freed_memory()
     case = NETS[net]
-    program = cpu.compiled(case.scene(case.net, batch), rule=True)
+    scene = case.scene(case.net, batch)
+    train = cpu.Training(scene).by(cpu.compiled(scene, rule=True))
     for _ in sys.stdin:
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         seconds, began = time.process_time(), time.perf_counter()
         for _ in range(count):
-            metrics = program.train()
+            metrics = train()
         jax.block_until_ready(metrics)
         wall, seconds = time.perf_counter() - began, time.process_time() - seconds
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults

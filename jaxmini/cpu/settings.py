@@ -11,8 +11,8 @@ import ctypes
 import platform
 
 # Parameters of mallopt(3), glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
-_LARGEST_INT = 2**31 - 1
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_NEVER = -1
 
 
 def keep_freed_memory() -> bool:
@@ -27,8 +27,9 @@ def keep_freed_memory() -> bool:
     # One arena: that of a runtime thread cannot hold large blocks, and the other three would not help it.
     settings = (
         (_M_ARENA_MAX, 1),
-        (_M_MMAP_THRESHOLD, _LARGEST_INT),
-        (_M_TRIM_THRESHOLD, _LARGEST_INT),
+        # A threshold is an int, and 2 GiB the most: a larger block would be mapped anew at every step.
+        (_M_MMAP_MAX, 0),
+        (_M_TRIM_THRESHOLD, _NEVER),
         (_M_TOP_PAD, 2**28),
     )
     taken = [mallopt(parameter, value) == 1 for parameter, value in settings]
