@@ -72,7 +72,7 @@ def describe(options: argparse.Namespace) -> int:
 
 
 def benchmark(options: argparse.Namespace) -> int:
-    """Print what any .tflite file of one subgraph costs, and how long it takes."""
+    """Print what any .tflite file costs, and how long it takes."""
     from jaxmini.evaluate.benchmark import benchmark as measure
     from jaxmini.inspection.tables import benchmark_text
 
@@ -182,9 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     describing.set_defaults(command=describe)
 
     benchmarking = commands.add_parser("benchmark", help=benchmark.__doc__)
-    benchmarking.add_argument(
-        "file", type=Path, help="a .tflite file of one subgraph, whoever wrote it"
-    )
+    benchmarking.add_argument("file", type=Path, help="a .tflite file, whoever wrote it")
     benchmarking.add_argument(
         "--threads", type=int, default=4, help="time it with 1 thread and with so many (default: 4)"
     )

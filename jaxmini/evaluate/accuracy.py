@@ -53,6 +53,27 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(np.argmax(logits, axis=-1) == labels))
 
 
+def of_labelled(logits: np.ndarray, labels: np.ndarray | None) -> float | None:
+    """The accuracy on those that have a label, which others have -1 for; None where none has."""
+    labelled = np.flatnonzero(labels >= 0) if labels is not None else np.array([], int)
+    return accuracy(logits[labelled], labels[labelled]) if len(labelled) else None
+
+
+def one_each(where: str, labels: np.ndarray, count: int) -> np.ndarray:
+    """The labels of so many examples, seen to be one integer each.
+
+    Raises:
+        ValueError: they are not; begins with ``where``.
+    """
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{where}: expected labels of {count} examples, integers [{count}], "
+            f"got {labels.dtype}{list(labels.shape)}; -1 is the label of one that has none"
+        )
+    return labels
+
+
 def confusion(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """How many examples of each class were taken for which, int64 [C, C]: row the label, column the answer.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxmini.evaluate.accuracy import of_labelled, one_each
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.encoding import as_input, dequantized, has_grid, quantized
 from jaxmini.evaluate.fidelity import agreement
@@ -36,6 +37,7 @@ class Apart:
         deviation: the same as a histogram.
         agreement: share of the inputs with the same first class, 0..1; None where an answer is not a list of
             at least 2 classes.
+        accuracy: share of the labelled inputs that the file answers rightly, 0..1; None without labels.
     """
 
     largest: float
@@ -43,6 +45,7 @@ class Apart:
     mean_steps: float | None
     deviation: Deviation | None
     agreement: float | None
+    accuracy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,8 @@ class FunctionParity:
     """A file beside a function that it should compute.
 
     Attributes:
-        inputs: how many were answered.
+        inputs, labelled: how many were answered, and how many of them have a label.
+        accuracy: of the function itself; None without labels.
         step: the distance of two neighbours on the output's grid, which one LSB stands for; None without one.
         answers: of the file, by kernels.
         operator_inputs: with how many of the inputs operators were compared.
@@ -65,12 +69,15 @@ class FunctionParity:
     operator_inputs: int
     base: Kernels
     operators: Mapping[Kernels, tuple[OperatorParity, ...]]
+    labelled: int = 0
+    accuracy: float | None = None
 
 
 def function_parity(
     function: Function,
     source: Path | str | bytes,
     inputs: np.ndarray,
+    labels: np.ndarray | None = None,
     *,
     kernels: Iterable[Kernels | str] = LITERT,
     batch_size: int = BATCH,
@@ -87,6 +94,7 @@ def function_parity(
             module, or a Predict.
         source: path or bytes of any file with one input and one output, whose first axis is the batch.
         inputs: [N, ...] as the function takes them, N >= 1: floats, uint8 pixels, or the file's own type.
+        labels: the classes that are right, integers [N], -1 where there is none; None where none has one.
         kernels: which implementations of the operators are run. The operators of the others are compared
             with those of the reference kernels, or else of the first named.
         batch_size: inputs at a time through the function; the last ones are filled up with their own.
@@ -95,17 +103,19 @@ def function_parity(
     Raises:
         TypeError: ``function`` cannot be called, or gives other than one array.
         ValueError: not such a file, one that the interpreter refuses or crashes on, inputs of another shape
-            or type, answers of another shape or not finite, no kernels, a batch size below 1.
+            or type, answers of another shape or not finite, no kernels, a batch size below 1, labels that are
+            not one integer an input, or such for answers that are no lists of classes.
     """
     kinds = _checked(function, kernels, batch_size, operator_inputs)
     where, inputs = flatbuffer.contents(source)[1], np.asarray(inputs)
     interpreters = {kind: Interpreter(source, kernels=kind) for kind in kinds}
     taken, given = interpreters[kinds[0]].input, interpreters[kinds[0]].output
     _require_fitting(inputs, taken, given, where)
+    labels = None if labels is None else _fitting(labels, len(inputs), given, where)
     entering = as_input(inputs, taken, where)
     expected = _expected(function, inputs, batch_size, given, where)
     answers = {
-        kind: _apart(expected, _answers(interpreter, entering, where), given)
+        kind: _apart(expected, _answers(interpreter, entering, where), given, labels)
         for kind, interpreter in interpreters.items()
     }
     base = Kernels.REFERENCE if Kernels.REFERENCE in kinds else kinds[0]
@@ -116,7 +126,16 @@ def function_parity(
         if kind is not base and len(looked)
     }
     step = float(given.scale[0]) if has_grid(given) else None
-    return FunctionParity(len(inputs), step, answers, len(looked), base, operators)
+    return FunctionParity(
+        inputs=len(inputs),
+        step=step,
+        answers=answers,
+        operator_inputs=len(looked),
+        base=base,
+        operators=operators,
+        labelled=0 if labels is None else int(np.count_nonzero(labels >= 0)),
+        accuracy=of_labelled(expected, labels),
+    )
 
 
 def _checked(
@@ -151,6 +170,15 @@ def _require_fitting(inputs: np.ndarray, taken: Tensor, given: Tensor, where: st
         raise ValueError(
             f"{where}: takes [{_listed(taken)}], N >= 1; got {inputs.dtype}{list(inputs.shape)}"
         )
+
+
+def _fitting(labels: np.ndarray, count: int, given: Tensor, where: str) -> np.ndarray:
+    """The labels, seen to be one class each of those that a file answers."""
+    if len(given.shape) != 2:
+        raise ValueError(
+            f"function_parity: labels are for lists of classes, [N, C]; {where} answers [{_listed(given)}]"
+        )
+    return one_each("function_parity", labels, count)
 
 
 def _listed(tensor: Tensor) -> str:
@@ -192,7 +220,9 @@ def _finite(answers: np.ndarray, whose: str) -> np.ndarray:
     return answers
 
 
-def _apart(expected: np.ndarray, found: np.ndarray, given: Tensor) -> Apart:
+def _apart(
+    expected: np.ndarray, found: np.ndarray, given: Tensor, labels: np.ndarray | None
+) -> Apart:
     """How far a file's answers are from those expected, of its own type or of real numbers."""
     numbers = [_numbers(answers, given) for answers in (expected, found)]
     apart = np.abs(np.subtract(*numbers))
@@ -204,6 +234,7 @@ def _apart(expected: np.ndarray, found: np.ndarray, given: Tensor) -> Apart:
         mean_steps=float(np.abs(np.subtract(*steps, dtype=np.float64)).mean()) if steps else None,
         deviation=deviation(*steps) if steps else None,
         agreement=agreement(*numbers) if listed else None,
+        accuracy=of_labelled(found, labels),
     )
 
 

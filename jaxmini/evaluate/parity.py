@@ -10,7 +10,7 @@ from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.plan import INPUT
 from jaxmini.compress.quantize.simulation import simulator
 from jaxmini.compress.quantize.transform import is_quantized, is_weights_only, make_plan
-from jaxmini.evaluate.accuracy import accuracy, predict_all
+from jaxmini.evaluate.accuracy import of_labelled, one_each, predict_all
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.fidelity import agreement
 from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels, require_single
@@ -118,7 +118,7 @@ def file_parity(
     _, where = flatbuffer.contents(source)
     file = flatbuffer.read(source)
     _require_fitting(file, where, artifact, images)
-    labels = None if labels is None else _one_each(labels, len(images))
+    labels = None if labels is None else one_each("file_parity", labels, len(images))
     if operator_images < 1:
         raise ValueError(f"file_parity: operator_images is {operator_images}; at least 1 is needed")
     kinds = tuple(dict.fromkeys(map(known_kernels, kernels)))
@@ -148,20 +148,15 @@ def _compared(
     kinds: tuple[Kernels, ...],
 ) -> FileParity:
     """The answers of kernels beside those expected: float logits, or int8 of a file of integers."""
-    labelled = np.flatnonzero(labels >= 0) if labels is not None else np.array([], int)
-
-    def accuracy_of(logits: np.ndarray) -> float | None:
-        return accuracy(logits[labelled], labels[labelled]) if len(labelled) else None
-
     answers = {kind: _answers(source, kind, expected, images) for kind in kinds}
     return FileParity(
         images=len(images),
-        labelled=len(labelled),
+        labelled=0 if labels is None else int(np.count_nonzero(labels >= 0)),
         operator_images=0,
-        accuracy=accuracy_of(expected),
+        accuracy=of_labelled(expected, labels),
         stored=None,
         answers={
-            kind: dataclasses.replace(found, accuracy=accuracy_of(logits))
+            kind: dataclasses.replace(found, accuracy=of_labelled(logits, labels))
             for kind, (found, logits) in answers.items()
         },
     )
@@ -180,17 +175,6 @@ def _answers(
         found = tflite_predict(source, kernels=kernels)(images)
     largest = float(np.max(np.abs(found.astype(np.float64) - expected)))
     return Answers(agreement(expected, found), None, step * largest, apart), found
-
-
-def _one_each(labels: np.ndarray, count: int) -> np.ndarray:
-    """The labels, seen to be one integer a picture."""
-    labels = np.asarray(labels)
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"file_parity: expected labels of {count} pictures, integers [{count}], "
-            f"got {labels.dtype}{list(labels.shape)}; -1 is the label of a picture that has none"
-        )
-    return labels
 
 
 def _stored(artifact: Artifact, file: flatbuffer.File) -> Stored | None:

@@ -67,10 +67,13 @@ def function_parity_text(name: str, found: FunctionParity) -> str:
     """
     grid = "" if found.step is None else f", 1 LSB is {quantity.significant(found.step)}"
     parts = [f"{name} on {found.inputs:,} inputs{grid}", text(_apart(found))]
+    if found.accuracy is not None:
+        own = quantity.percent(found.accuracy)
+        parts.append(f"the function itself is right on {own} of {found.labelled:,} with a label")
     for kernels, operators in found.operators.items():
         parts.append(
-            f"operators of {kernels} beside those of {found.base} on {found.operator_inputs} inputs; "
-            f"a deviation reaches those after it\n\n{text(_per_operator(operators))}\n\n"
+            f"operators of {kernels} beside those of {found.base} on {found.operator_inputs} inputs, "
+            f"each fed with what {found.base} computed before it\n\n{text(_per_operator(operators))}\n\n"
             f"{_first(operators)}"
         )
     return "\n\n".join(parts)
@@ -178,6 +181,7 @@ def _apart(found: FunctionParity) -> Table:
     columns = (
         Column("kernels"),
         Column("same answer", is_quantity=True),
+        *([Column("accuracy", is_quantity=True)] if found.labelled else []),
         Column("largest difference", is_quantity=True),
         Column("mean", is_quantity=True),
         *(_CLASSES if integers else ()),
@@ -191,7 +195,8 @@ def _apart_rows(found: FunctionParity) -> Iterator[Row]:
         if apart.deviation is not None:
             mean = f"{quantity.significant(apart.mean_steps)} LSB"
             figures = (f"{apart.deviation.largest} LSB", mean, *_counts(apart.deviation))
-        yield str(kernels), quantity.percent(apart.agreement), *figures
+        right = (quantity.percent(apart.accuracy),) if found.labelled else ()
+        yield str(kernels), quantity.percent(apart.agreement), *right, *figures
 
 
 def _per_operator(operators: tuple[OperatorParity, ...]) -> Table:

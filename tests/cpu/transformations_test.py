@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmini import cpu
+from jaxmini.cpu import depthwise, turned, winograd
 from tests.cpu.case import NETS, Case, chosen, convolutions
 from tests.cpu.conftest import rule
 
@@ -37,8 +38,33 @@ class Net(nn.Module):
         return nn.Dense(3)(x.mean((1, 2)))
 
 
+class Large(nn.Module):
+    """The same for the formulations of large convolutions, whose thresholds ``plain`` takes down."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def conv(features, kernel, stride=1, groups=1, padding="SAME"):
+            return nn.Conv(
+                features, (kernel,) * 2, stride, padding, feature_group_count=groups, use_bias=False
+            )
+
+        x = jnp.tanh(conv(64, 3, padding="VALID")(x))
+        x = jnp.tanh(conv(64, 3)(x))
+        x = jnp.tanh(conv(64, 3, groups=64)(x))
+        x = jnp.tanh(conv(64, 3, 2, groups=64)(x))
+        x = jnp.tanh(conv(32, 3, 2)(x))
+        return nn.Dense(3)(conv(8, 2, 2)(x).mean((1, 2)))
+
+
+BY_SIDE = {8: Net(), 16: Large()}
+REACHED = {
+    8: {"depthwise", "dense"},
+    16: {"bordered", "dense", "depthwise", "turned", "winograd"},
+}
+
+
 def loss(params: Any, x: jax.Array) -> jax.Array:
-    outputs, _ = Net().apply({"params": params}, x, mutable=["batch_stats"])
+    outputs, _ = BY_SIDE[x.shape[-2]].apply({"params": params}, x, mutable=["batch_stats"])
     return jnp.square(outputs).mean()
 
 
@@ -70,12 +96,17 @@ WHOLE = {
 
 
 class Plain:
-    """A net, eight batches, and what XLA's convolutions compute of them."""
+    """A net, eight batches, and what XLA's convolutions compute of them.
 
-    def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        self.batches = np.float32(rng.normal(size=(8, 2, 8, 8, 3)))
-        self.params = jax.jit(Net().init)(jax.random.key(0), self.batches[0])["params"]
+    Attributes:
+        reached: what its convolutions must become, among others.
+    """
+
+    def __init__(self, side: int) -> None:
+        rng, self.reached = np.random.default_rng(0), REACHED[side]
+        self.batches = np.float32(rng.normal(size=(8, 2, side, side, 3)))
+        init = jax.jit(BY_SIDE[side].init)
+        self.params = init(jax.random.key(0), self.batches[0])["params"]
         self.models = jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.cos(leaf)]), self.params)
         self.all = self.batches.reshape(-1, *self.batches.shape[2:])
 
@@ -95,9 +126,14 @@ def stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-@pytest.fixture(scope="module")
-def plain() -> Plain:
-    return Plain()
+@pytest.fixture(scope="module", params=[8, pytest.param(16, marks=pytest.mark.slow)])
+def plain(request: pytest.FixtureRequest) -> Iterator[Plain]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == 16:
+            patch.setattr(winograd, "WORTH", 0)
+            patch.setattr(turned, "WORTH", 0)
+            patch.setattr(depthwise, "SMALL", 0)
+        yield Plain(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +168,7 @@ def agree(result: Any, expected: Any) -> None:
 def test_differentiation(name: str, plain: Plain, lowered: list[cpu.Lowered]):
     result = jax.jit(WHOLE[name])(plain.params, plain.batches[0])
     agree(result, plain.whole[name])
-    assert {"depthwise", "dense"} <= kinds(lowered)
+    assert plain.reached <= kinds(lowered)
 
 
 def kinds(lowered: list[cpu.Lowered]) -> set[str]:
@@ -213,7 +249,7 @@ def test_transformations(
     agree(result, jax.tree.map(lambda leaf: leaf[:count], plain.gradients))
     # Its shapes are those under jit, but for the batch under vmap.
     assert paths_of(lowered) == paths or transformation is in_vmap
-    assert {"depthwise", "dense"} <= kinds(lowered)
+    assert plain.reached <= kinds(lowered)
 
 
 def test_vmap_over_models(plain: Plain, lowered: list[cpu.Lowered]):
@@ -225,7 +261,7 @@ def test_vmap_over_models(plain: Plain, lowered: list[cpu.Lowered]):
 def test_a_batch_that_lies_on_many_devices(plain: Plain, lowered: list[cpu.Lowered]):
     images = jax.device_put(plain.all, NamedSharding(mesh(), PartitionSpec("i")))
     agree(jax.jit(gradient)(plain.params, images), plain.of_all)
-    assert {"depthwise", "dense"} <= kinds(lowered)
+    assert plain.reached - {"turned", "winograd"} <= kinds(lowered)  # XLA cuts it, and no loop
 
 
 @pytest.mark.parametrize("case", NETS.values(), ids=NETS)

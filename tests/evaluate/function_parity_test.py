@@ -15,6 +15,7 @@ from jaxmini.evaluate.interpreter import LITERT, Kernels
 from jaxmini.evaluate.operators import first_deviating
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
 from jaxmini.export import Artifact, Layout, flatbuffer, predict, tflite
+from jaxmini.inspection.tables import function_parity_text
 from tests.evaluate.conftest import Plain, without_metadata
 from tests.export.conftest import NORMALIZATION
 from tests.export.single import SHAPE, pair, single
@@ -181,3 +182,27 @@ def test_a_file_with_a_loop_beside_its_function(loops: bytes):
     assert all(apart.largest < 1e-5 for apart in found.answers.values())
     names = [op.name for op in found.operators[Kernels.XNNPACK]]
     assert ("WHILE" in names, "IF" in names) == (True, True)
+
+
+def test_labels_tell_how_often_the_function_and_the_file_are_right(
+    float_artifact: Artifact, foreign: bytes, integer_path: Path, pictures: np.ndarray
+):
+    labels = np.arange(len(pictures)) % 10
+    labels[3:] = np.asarray(predict(float_artifact)(pictures)).argmax(-1)[3:]
+    labels[5] = -1
+    found = function_parity(
+        predict(float_artifact), foreign, pictures, labels, kernels=("xnnpack",), operator_inputs=0
+    )
+    has = labels >= 0
+    assert (found.labelled, has.sum()) == (19, 19)
+    expected = np.asarray(predict(float_artifact)(pictures)).argmax(-1)
+    assert found.accuracy == np.mean(expected[has] == labels[has])
+    answered = tflite_predict(integer_path, kernels="xnnpack")(pictures).argmax(-1)
+    assert found.answers[Kernels.XNNPACK].accuracy == np.mean(answered[has] == labels[has])
+    assert "of 19 with a label" in function_parity_text("net", found)
+    with pytest.raises(ValueError, match="function_parity: expected labels of 20 examples"):
+        function_parity(predict(float_artifact), foreign, pictures, labels[:4])
+    with pytest.raises(
+        ValueError, match=r"labels are for lists of classes.* answers \[N, 2, 2, 4\]"
+    ):
+        function_parity(np.abs, single("ABS", np.float32), NUMBERS, np.zeros(5, int))

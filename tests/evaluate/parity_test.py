@@ -113,7 +113,7 @@ def test_labels_are_one_integer_a_picture(
     pictures: np.ndarray,
 ):
     with pytest.raises(
-        ValueError, match=rf"expected labels of 20 pictures, integers \[20\], got {told}; -1 is"
+        ValueError, match=rf"expected labels of 20 examples, integers \[20\], got {told}; -1 is"
     ):
         file_parity(integer_artifact, integer_path, pictures, labels)
 

@@ -13,7 +13,9 @@ from PIL import Image
 
 from jaxmini import data, losses, steps
 from jaxmini.compress import quantize
+from jaxmini.evaluate.parity import file_parity
 from jaxmini.export import artifact as artifacts
+from jaxmini.export import tflite
 from jaxmini.model import Model, Variables, with_head
 from jaxmini.run.log import Log
 from jaxmini.run.loop import Preempted
@@ -261,6 +263,27 @@ def test_post_training_applies_its_methods_and_trains_nothing(around, capsys):
     assert result.kind == "quantize + posttraining"
     assert result.accuracy >= outcomes["plain"].result.accuracy
     assert finish(around, start, int8)["int8"].result == result
+
+
+def test_what_methods_found_without_training_is_in_the_file(around, tmp_path):
+    start = supervised(name="start")
+    methods = (quantize.adaround(steps=20, batch_size=20), quantize.correct_bias())
+    int8 = PostTraining(
+        name="int8",
+        data=data.unlabelled(DIGITS),
+        start=start,
+        quantize=quantize.int8(kernel=quantize.per_channel(bits=4)),
+        pictures=60,
+        methods=methods,
+    )
+    artifact = finish(around, start, int8)["int8"].artifact
+    path = tflite(artifact, tmp_path / "int8.tflite", variant="int8", backend="litert").path
+    images = DIGITS.load().test.image
+    found = file_parity(artifact, path, images, kernels=("xnnpack",))
+    assert found.is_faithful
+    assert found.stored.compared.kernel_integers == 64 * 6 + 6 * 10
+    assert found.answers["xnnpack"].deviation.largest == 0
+    assert found.answers["xnnpack"].agreement == 1.0
 
 
 def test_a_quantized_stage_is_calibrated_before_its_first_step(around):

@@ -20,6 +20,7 @@ from jaxmini.compress.quantize.matching import Function, matched
 from jaxmini.compress.quantize.patterns import scalar
 from jaxmini.compress.quantize.program import Op
 from jaxmini.compress.quantize.subgraph import Subgraph
+from jaxmini.compress.quantize.widening import HALF
 from jaxmini.state import Array
 
 
@@ -108,10 +109,18 @@ def apply_function(grouping: Grouping, op: Op) -> bool:
     if not sources or grouping.program.types[sources[0]].dtype != np.float32:
         return False
     for kind in _candidates(grouping, op, sources[0]):
-        if (ops := matched(grouping, sources[0], kind.function)) is not None and op in ops:
-            _place(grouping, kind, sources[0], ops)
-            return True
+        for dtype in (np.float32, *HALF):
+            ops = matched(grouping, sources[0], kind.function, dtype)
+            if ops is not None and op in ops:
+                exact = kind if dtype == np.float32 else _exact(kind)
+                _place(grouping, exact, sources[0], ops)
+                return True
     return False
+
+
+def _exact(kind: Kind) -> Kind:
+    """The function itself, for one whose constants a model in half precision has rounded."""
+    return dataclasses.replace(kind, written=kind.written or kind.function)
 
 
 def _candidates(grouping: Grouping, op: Op, source: int) -> tuple[Kind, ...]:

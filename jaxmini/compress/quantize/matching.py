@@ -15,12 +15,14 @@ from jaxmini.compress.quantize.grouping import Grouping
 from jaxmini.compress.quantize.program import Literal, Op, Program, Value, trace
 from jaxmini.compress.quantize.subgraph import seen_outside
 from jaxmini.model import Model
-from jaxmini.state import Array
+from jaxmini.state import Array, PyTree
 
 Function = Callable[[Array], Array]
 
 
-def matched(grouping: Grouping, source: int, function: Function) -> tuple[Op, ...] | None:
+def matched(
+    grouping: Grouping, source: int, function: Function, dtype: jax.typing.DTypeLike = jnp.float32
+) -> tuple[Op, ...] | None:
     """The operations that compute ``function`` of ``source``, None where they are not all there.
 
     Nothing but the function's result may be read elsewhere.
@@ -28,8 +30,9 @@ def matched(grouping: Grouping, source: int, function: Function) -> tuple[Op, ..
     Args:
         source: a value as operations name it.
         function: of one array; hashable, so that it is traced once a shape.
+        dtype: that the model computes the function in; its constants are rounded to it.
     """
-    wanted = _traced(function, grouping.program.shape(source))
+    wanted = _traced(function, grouping.program.shape(source), np.dtype(dtype))
     names: dict[int, int] = {wanted.input: source}
     found: list[Op] = []
     for model in wanted.ops:
@@ -43,8 +46,11 @@ def matched(grouping: Grouping, source: int, function: Function) -> tuple[Op, ..
 
 
 @functools.lru_cache(maxsize=256)
-def _traced(function: Function, shape: tuple[int, ...]) -> Program:
-    model = Model(init=lambda *_: {}, apply=lambda _, inputs, **__: (function(inputs), {}))
+def _traced(function: Function, shape: tuple[int, ...], dtype: np.dtype) -> Program:
+    def apply(_: PyTree, inputs: Array, **__: object) -> tuple[Array, PyTree]:
+        return function(inputs.astype(dtype)), {}
+
+    model = Model(init=lambda *_: {}, apply=apply)
     return trace(model, {}, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 

@@ -110,3 +110,24 @@ def test_a_kernel_of_four_axes_is_a_matrix_where_nothing_is_convolved():
     plan = make_plan(twin, variables, x)
     kernels = freeze(plan, variables).kernels
     assert kernels["Wide/first:dense"].kernel.shape == (6, 8)
+
+
+class Groups(nn.Module):
+    """Pictures through groups of several features, and holes in kernels of every kind."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(8, (3, 3), name="stem")(x))
+        x = nn.relu6(nn.Conv(12, (3, 3), 2, feature_group_count=4, name="groups")(x))
+        x = x + nn.Conv(12, (3, 3), kernel_dilation=2, name="holes")(x)
+        x = nn.relu(nn.Conv(12, (3, 3), kernel_dilation=2, feature_group_count=12, name="deep")(x))
+        x = nn.Conv(8, (1, 1), feature_group_count=2, name="narrow")(x)
+        return nn.Dense(5, name="head")(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("backend", ["litert", pytest.param("jax2tf", marks=pytest.mark.slow)])
+def test_the_file_of_groups_and_of_dilated_kernels_computes_them(backend):
+    plan, content = check(Groups(), backend=backend)
+    assert len(plan.weighted) == 6
+    counts = read(content).op_counts
+    assert (counts["CONV_2D"], counts["DEPTHWISE_CONV_2D"]) == (4, 1)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from quantize_functions import alone, grouping_of, op_of
 
@@ -76,5 +77,6 @@ def test_operations_of_another_group_are_not_taken_again():
 
 
 def test_a_function_is_traced_once_a_shape():
-    assert _traced(jnp.tanh, (3, 1)) is _traced(jnp.tanh, (3, 1))
-    assert _traced(jnp.tanh, (3, 1)) is not _traced(jnp.tanh, (3, 2))
+    single = np.dtype(np.float32)
+    assert _traced(jnp.tanh, (3, 1), single) is _traced(jnp.tanh, (3, 1), single)
+    assert _traced(jnp.tanh, (3, 1), single) is not _traced(jnp.tanh, (3, 2), single)

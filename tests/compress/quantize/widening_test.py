@@ -17,6 +17,7 @@ from jaxmini.compress.quantize import make_plan
 from jaxmini.compress.quantize.evaluate import Float, evaluate
 from jaxmini.compress.quantize.program import trace
 from jaxmini.model import from_linen
+from jaxmini.models.vit import vit
 
 
 class Half(nn.Module):
@@ -62,8 +63,22 @@ def test_parameters_in_half_precision_are_widened():
     np.testing.assert_allclose(plan.program(variables, x), expected, atol=1e-5)
 
 
-def test_the_file_computes_it():
-    check(Half(), tolerance=0.05)  # of bfloat16, which keeps 8 bits
+class Smooth(nn.Module):
+    """Functions whose constants half precision rounds, and attention."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        half = {"dtype": jnp.bfloat16}
+        x = nn.gelu(nn.Conv(8, (3, 3), 2, name="stem", **half)(x))
+        x = nn.hard_swish(nn.Conv(8, (1, 1), name="conv", **half)(x))
+        x = nn.MultiHeadDotProductAttention(2, name="attention", **half)(x.reshape(len(x), -1, 8))
+        x = nn.leaky_relu(nn.Dense(8, name="dense", **half)(x))
+        return nn.Dense(3, name="head", **half)(nn.silu(x).mean(1))
+
+
+@pytest.mark.parametrize("module", [Half(), Smooth()], ids=["convolutions", "functions"])
+def test_the_file_computes_it(module):
+    check(module, tolerance=0.05)  # of bfloat16, which keeps 8 bits
 
 
 def test_relu_keeps_its_derivative_at_zero():
@@ -97,14 +112,25 @@ def test_other_calls_with_derivatives_of_their_own_are_refused():
     assert "custom_vjp_call computes in half precision" in refusal(Net())
 
 
+NETS = {
+    "convolutions": lambda dtype: Half(dtype),
+    "transformer": lambda dtype: vit(3, patch=4, width=8, layers=1, heads=2, dtype=dtype),
+}
+
+
+@pytest.fixture(scope="module", params=NETS)
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def half():
-    return net(Half(), pictures(8))
+def half(kind):
+    return net(NETS[kind]("bfloat16"), pictures(8))
 
 
-def test_training_is_in_float32_and_is_that_of_the_wide_model(half):
+def test_training_is_in_float32_and_is_that_of_the_wide_model(kind, half):
     _, twin, variables, x = half
-    wide = net(Half(jnp.float32), x)[1]
+    wide = net(NETS[kind]("float32"), x)[1]
 
     def loss(twin, params):
         logits, updates = twin.apply({**variables, "params": params}, x, train=True)
