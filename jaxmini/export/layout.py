@@ -28,8 +28,9 @@ OUTPUTS: dict[Variant, tuple[OutputType, ...]] = {
     "int16x8": ("int16", "float32"),
 }
 LARGEST_BATCH = 1024
-# What the readers of task metadata make of a picture.
-READ: tuple[InputType, ...] = ("uint8", "float32")
+# What the readers of task metadata make of a picture, and which answers they take of a file's own types.
+GIVEN: tuple[InputType, ...] = ("uint8", "float32")
+TAKEN: tuple[OutputType, ...] = ("float32",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,9 @@ class Layout:
         embedding: path of the head's module, a glob as of ``quantize.rule``: a second signature,
             ``embedding``, gives the vector that this module takes. It shares the weights.
         task_metadata: add the metadata and the labels file that the TensorFlow Lite Task Library, MediaPipe
-            and Android Studio read. The input is ``uint8`` or ``float32`` then: they give no other. The Task
-            Library and MediaPipe give pictures of three channels; a file of one channel is for other readers.
+            and Android Studio read. The input is ``uint8`` or ``float32`` then, and the output ``float32``:
+            they give and take no other. The Task Library and MediaPipe give single pictures of three
+            channels; a file of one channel, or of a batch, is for other readers.
     """
 
     input: InputType | None = None
@@ -74,7 +76,7 @@ class Layout:
 
         Raises:
             ValueError: the variant has no such input, output or storage (lists what it has), or task metadata
-                would describe an input that its readers do not give.
+                would describe an input that its readers do not give, or an output that they do not take.
         """
         if self.int4 and variant not in ("int8", "weights_only"):
             raise ValueError(
@@ -82,13 +84,11 @@ class Layout:
                 f"{variant!r} is neither; export one of a network quantized with kernels of at most 4 bits"
             )
         input = _chosen("input", self.input, INPUTS[variant], variant)
+        output = _chosen("output", self.output, OUTPUTS[variant], variant)
         if self.task_metadata:
-            _require_read(input, INPUTS[variant], variant)
-        return dataclasses.replace(
-            self,
-            input=input,
-            output=_chosen("output", self.output, OUTPUTS[variant], variant),
-        )
+            _require_read("input", input, GIVEN, INPUTS[variant], variant)
+            _require_read("output", output, TAKEN, OUTPUTS[variant], variant)
+        return dataclasses.replace(self, input=input, output=output)
 
 
 # The variant's own types, one picture a run, nothing added.
@@ -105,13 +105,15 @@ def _chosen(what: str, asked: str | None, known: tuple[str, ...], variant: str) 
     return asked
 
 
-def _require_read(input: InputType, known: tuple[InputType, ...], variant: Variant) -> None:
-    """See that readers of task metadata give such an input."""
-    if input in READ:
+def _require_read(
+    what: str, found: str, read: tuple[str, ...], known: tuple[str, ...], variant: Variant
+) -> None:
+    """See that readers of task metadata know such an input or output."""
+    if found in read:
         return
-    others = [f"input={one!r}" for one in READ if one in known]
+    others = [f"{what}={one!r}" for one in read if one in known]
     remedy = f"ask for {' or '.join(others)}" if others else "leave it out"
     raise ValueError(
-        f"Layout: task_metadata=True is for readers that give {' or '.join(READ)} pictures, and the input of "
-        f"a file of variant {variant!r} is {input!r} here: {remedy}"
+        f"Layout: task_metadata=True is for readers that know {' or '.join(read)} {what}s, and the {what} of "
+        f"a file of variant {variant!r} is {found!r} here: {remedy}"
     )

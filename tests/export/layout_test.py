@@ -7,7 +7,7 @@ def test_a_layout_leaves_types_to_the_variant():
     assert Layout().of("int8") == Layout(input="int8", output="int8")
     assert Layout().of("float16") == Layout(input="float32", output="float32")
     for variant, input in (("int8", "uint8"), ("int8", "float32"), ("float32", None)):
-        assert Layout(input=input, task_metadata=True).of(variant).task_metadata
+        assert Layout(input=input, output="float32", task_metadata=True).of(variant).task_metadata
     assert Layout(input="uint8", batch=3).of("int8") == Layout(
         input="uint8", output="int8", batch=3
     )
@@ -23,7 +23,12 @@ def test_a_layout_leaves_types_to_the_variant():
         (
             {"task_metadata": True},
             "int8",
-            "readers that give uint8 or float32 .* is 'int8' here: ask for input='uint8' or input='float32'$",
+            "readers that know uint8 or float32 .* is 'int8' here: ask for input='uint8' or input='float32'$",
+        ),
+        (
+            {"input": "uint8", "task_metadata": True},
+            "int8",
+            "readers that know float32 outputs, .* is 'int8' here: ask for output='float32'$",
         ),
         ({"task_metadata": True}, "int16x8", "is 'int16' here: leave it out$"),
     ],
