@@ -24,13 +24,14 @@ class Page:
     """What a benchmark found.
 
     Attributes:
-        name: of the benchmark, and of the page.
+        name: of the page.
         title: its heading.
         method: what was measured, and how; Markdown.
         table: the figures.
         findings: one sentence each.
         picture: an SVG file to show above the table.
         pictured: what is seen in it.
+        module: of this package, that wrote the page; of the page's name where it is empty.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Page:
     findings: tuple[str, ...] = ()
     picture: str = ""
     pictured: str = ""
+    module: str = ""
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -85,7 +87,7 @@ def show(page: Page, arguments: Sequence[str], *, write: bool) -> None:
 def render(page: Page, arguments: Sequence[str]) -> str:
     """The page as Markdown."""
     made = {
-        "command": f"`{command(page.name, arguments)}`",
+        "command": f"`{command(page.module or page.name, arguments)}`",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **machine(),
     }
