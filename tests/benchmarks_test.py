@@ -5,6 +5,7 @@ import functools
 import itertools
 import mmap
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -22,14 +23,17 @@ sys.path.insert(0, str(ROOT))  # benchmarks is not part of the installed package
 
 from benchmarks import (  # noqa: E402
     accuracy,
+    breakdown,
     cold_start,
     convolutions,
     cpu,
     export,
+    instructions,
     latency,
     page,
     pairs,
     pareto,
+    placement,
     pretraining,
     quantization,
     settings,
@@ -50,11 +54,13 @@ from jaxmini.steps.placement import PLACEMENTS  # noqa: E402
 
 MAINS = (
     accuracy,
+    breakdown,
     cold_start,
     convolutions,
     cpu,
     export,
     latency,
+    placement,
     pretraining,
     quantization,
     settings,
@@ -128,6 +134,18 @@ class TestPage:
         page.show(self.shown, [], write=True)
         assert (tmp_path / "results" / "pairs.md").read_text().startswith("# Title\n\nMethod.\n")
         assert str(tmp_path) not in capsys.readouterr().out
+
+    def test_a_page_of_another_name_names_the_module_that_wrote_it(self):
+        text = page.render(dataclasses.replace(self.shown, module="cold_start"), ["--quick"])
+        assert "`python -m benchmarks.cold_start --quick`" in text
+
+    def test_every_page_names_a_command_that_there_is(self):
+        pages = [path.read_text() for path in page.RESULTS.glob("*.md")]
+        modules = re.findall(r"^- command: `python -m benchmarks\.(\w+)", "\n".join(pages), re.M)
+        assert len(modules) > 10
+        assert {
+            name for name in modules if not (ROOT / "benchmarks" / f"{name}.py").exists()
+        } == set()
 
 
 # The quick tests have every kind, and every placement.
@@ -246,6 +264,117 @@ class TestCpu:
         assert cpu.kept([self.result(64), self.result(128, memory=120)])
         assert not cpu.kept([self.result(64), self.result(128, memory=121)])
         assert not cpu.kept([self.result(64), self.result(128, own=2.1)])
+
+
+# What XLA writes: a fusion's parts stand above what runs it.
+PROGRAM = re.sub(
+    r"@(\S+)",
+    r'metadata={op_name="jit(step)/\1" stack_frame_id=3}',
+    """HloModule jit_step, is_scheduled=true
+
+%fused_computation.1 (param_0: f32[8,4]) -> f32[4] {
+  %param_0 = f32[8,4]{1,0} parameter(0)
+  %dot.9 = f32[8,4]{1,0} dot(%param_0, %param_0), @jvp(N)/conv_general_dilated.dense.pointwise/dot_general
+  ROOT %sum.9 = f32[4]{0} reduce(%dot.9, %c), @jvp(Net)/bn/reduce_sum
+}
+
+%fused_computation.2 (param_0.1: f32[8]) -> f32[8] {
+  %param_0.1 = f32[8]{0} parameter(0)
+  %square.9 = f32[8]{0} multiply(%param_0.1, %param_0.1), @square
+  ROOT %window.9 = f32[2]{0} reduce-window(%square.9, %c), to_apply=%region_1
+}
+
+%fused_computation.3 (param_0.2: f32[8,4]) -> f32[4,8] {
+  %param_0.2 = f32[8,4]{1,0} parameter(0)
+  ROOT %turned.9 = f32[4,8]{1,0} transpose(%param_0.2), dimensions={1,0}
+}
+
+ENTRY %main.7 (state_step.1: s32[], /*index=1*/state_key.2: u32[2]) -> (s32[], f32[8]) {
+  %ynn_fusion = f32[4]{0} fusion(%a), kind=kCustom, calls=%fused_computation.1, @jvp(Net)/bn/reduce_sum
+  %ynn_fusion.1 = f32[2]{0} fusion(%a), kind=kCustom, calls=%fused_computation.2
+  %turned_fusion = f32[4,8]{1,0} fusion(%a), kind=kLoop, calls=%fused_computation.3
+  %while.3 = (s32[], /*index=1*/(f32[8], f32[4])) while(%tuple.2), body=%b, @jvp(Net)/while
+  %dot.5 = f32[1,8]{1,0} dot(%a, %a), lhs_contracting_dims={0}
+  %bitcast.6 = f32[8]{0} bitcast(%dot.5), @transpose(jvp(N))/conv_general_dilated.dense.pointwise/dot
+  %add.7 = f32[8]{0} add(%dot.5, %dot.5), @add
+  ROOT %tanh.4 = f32[8]{0} tanh(%a), @jvp(Net)/tanh
+}
+""",
+)
+
+
+def instruction(name: str, *inside: str) -> instructions.Instruction:
+    return instructions.Instruction("fusion", name, frozenset(inside or ("add",)))
+
+
+class TestBreakdown:
+    @pytest.mark.parametrize(
+        ("name", "inside", "kind"),
+        [
+            (
+                "jvp(Net)/a/conv_general_dilated.winograd.forward/add",
+                "add",
+                "convolutions, forward",
+            ),
+            ("jvp(Net)/a/conv_general_dilated.dense.pointwise/t", "copy", "convolutions, forward"),
+            ("transpose(jvp(Net))/a/conv_general_dilated", "copy", "convolutions, backward"),
+            ("transpose(jvp(Net))/a/transpose", "convolution", "convolutions, backward"),
+            ("add", "convolution", "convolutions, backward"),
+            ("jvp(Net)/head/dot_general", "custom-call", "matrix products"),
+            ("transpose(jvp(Net))/head/transpose", "dot", "matrix products"),
+            ("jvp(Net)/norm1/dot", "dot", "matrix products"),
+            ("jvp(Net)/block0/norm1/mul", "multiply", "norms"),
+            ("transpose(jvp(Net))/stem/bn/reduce_sum", "reduce", "norms"),
+            ("jvp(Net)/BatchNorm_0/mul", "broadcast", "norms"),
+            ("jvp(Net)/normal/tanh", "tanh", "elementwise"),
+            ("transpose(jvp(Net))/relu/select_n", "select", "elementwise"),
+            ("mul", "multiply", "optimizer"),
+            ("jit(clip)/max", "maximum", "optimizer"),
+            ("jvp(Net)/attention/transpose", "transpose", "copies"),
+        ],
+    )
+    def test_an_instruction_is_of_what_its_name_and_what_is_in_it_say(self, name, inside, kind):
+        assert instruction(f"jit(step)/{name}", inside, "parameter").kind == kind
+
+    def test_without_a_name_it_is_a_copy_or_unknown(self):
+        assert instruction("", "copy").kind == "copies"
+        assert instruction("state.params['a']", "bitcast", "transpose").kind == "copies"
+        assert instruction("", "add").kind == "unknown"
+
+    def test_a_convolution_has_the_name_of_its_formulation(self):
+        ours = instruction("jit(step)/jvp(Net)/conv_general_dilated.winograd.forward/while/add")
+        assert ours.formulation == "winograd.forward"
+        assert instruction("jit(step)/conv_general_dilated").formulation == "XLA's own"
+
+    def test_what_has_no_name_is_called_as_what_is_in_it_and_a_product_as_what_reads_it(self):
+        known = instructions.instructions(PROGRAM)
+        found = {name: each.kind for name, each in known.items() if name[-2:] != ".9"}
+        assert found == {
+            **dict.fromkeys(("param_0", "param_0.1", "param_0.2", "turned_fusion"), "copies"),
+            "ynn_fusion": "convolutions, forward",
+            "ynn_fusion.1": "optimizer",
+            "while.3": "elementwise",
+            **dict.fromkeys(("dot.5", "bitcast.6"), "convolutions, backward"),
+            "add.7": "optimizer",
+            "tanh.4": "elementwise",
+        }
+
+    def test_shares_are_of_the_instructions_that_ran_and_not_of_what_runs_them(self):
+        known = instructions.instructions(PROGRAM)
+        timed = {"ynn_fusion": 6.0, "while.3": 50.0, "tanh.4": 2.0, "block_until_ready": 70.0}
+        result = breakdown.Result("tiny", 8.0, breakdown.told(known, timed, 2))
+        assert result.seconds == 4.0
+        assert result.shares(lambda each: each.kind) == {
+            "convolutions, forward": 0.75,
+            "elementwise": 0.25,
+        }
+        shown = breakdown.shown([result], 2)
+        assert shown.table.rows[0][1:6] == ("8000 ms", "4000 ms", "0.50", "75.0%", "0.0%")
+        assert shown.findings == ("tiny, convolutions by formulation: dense.pointwise 75.0%.",)
+
+    def test_a_profiler_that_tells_of_no_instruction_is_an_error(self):
+        with pytest.raises(RuntimeError, match="1 events and of none of the program's"):
+            breakdown.told(instructions.instructions(PROGRAM), {"block_until_ready": 1.0}, 2)
 
 
 class TestAccuracy:
@@ -480,6 +609,61 @@ class TestColdStart:
                 str(ROOT / "configs/quickstart.py"), ["pretrian.epochs=1"], ("pretrain",), tmp_path
             )
 
+    def runs(self, own: float, plain: float) -> cold_start.Runs:
+        walls = {cold_start.COLD: own, cold_start.WARM: 1.0, cold_start.PLAIN: plain}
+        return {kind: [{"whole": cold_start.Spent(w, w)}] for kind, w in walls.items()}
+
+    @pytest.mark.parametrize(
+        ("own", "form", "code", "said"),
+        [
+            (1.004, ["--full"], 0, "as it is, takes 1.00 of the wall time"),
+            (1.0, ["--full"], 0, "convolutions: bar 1.00 met."),
+            (1.01, ["--full"], 1, "convolutions: bar 1.00 missed."),
+            (1.01, ["--full", "--quick"], 0, "bar 1.00 missed."),
+            (1.01, [], 0, "cut short, takes 1.01 of the wall time"),
+        ],
+    )
+    def test_the_recipe_as_it_is_has_a_bar(self, own, form, code, said, monkeypatch, capsys):
+        def timed(config, overrides, stages, cache, variables):
+            kind = next(kind for kind, value in cold_start.KINDS.items() if value == variables)
+            return self.runs(own, 1.0)[kind][0]
+
+        monkeypatch.setattr(cold_start, "timed", timed)
+        config = ["--config", str(ROOT / "configs/quickstart.py")]
+        assert cold_start.main([*config, *form]) == code
+        assert said in capsys.readouterr().out
+
+    @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are glibc's")
+    def test_the_side_without_the_rule_keeps_freed_memory_of_any_size(self):
+        """Blocks of more than 2 GiB too, as ``jaxmini.cpu.keep_freed_memory`` does."""
+        kept, returned = (faults(names) for names in (cold_start.KEEP_FREED_MEMORY, {}))
+        assert kept < 160 < returned
+
+
+# How often the system has to give memory for ten blocks of 2 GiB and more, each touched at 1,024 places.
+FAULTS = """
+import ctypes, resource
+import numpy as np
+size, libc = (2 << 30) + (64 << 20), ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+def touch():
+    block = libc.malloc(size)
+    np.frombuffer((ctypes.c_uint8 * size).from_address(block), np.uint8)[:: size >> 10] = 1
+    libc.free(block)
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(variables: dict[str, str]) -> int:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | variables
+    command = [sys.executable, "-c", FAULTS]
+    return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
 
 def held(size: int) -> np.ndarray:
     """So many bytes of memory of its own, each page of it touched; given back as soon as it is not needed."""
@@ -547,6 +731,8 @@ def test_every_benchmark_explains_itself(module, capsys):
         ("cpu", "int8, tiny, batch 8:"),
         ("convolutions", "1x1 stride 1, 32 px, 16 to 96  forward"),
         ("settings", "freed memory kept"),
+        ("breakdown", "supervised, tiny, batch 8"),
+        ("placement", "contrastive  pmap"),
         ("export", "1 of 1 files hold no float operator"),
         ("quantization", "conversion, small ResNet, 16 px  litert"),
         ("latency", "int8 .tflite, LiteRT"),
