@@ -5,8 +5,9 @@
 The float32 updates of `benchmarks.cpu` with jaxmini's convolutions, freed memory kept, run under
 `jax.profiler`, which times each instruction of the compiled program on the thread that runs it. Shares are
 of the sum of those times. It is not the step's CPU time, which is measured without the profiler and stands
-beside it: the part of an instruction that other threads take over is not timed, what waits for them is, and
-instructions that run at the same time count both. On one core (`taskset -c 0`) there is one thread.
+beside it: the part of an instruction that other threads take over is not timed, what waits for them or for a
+core is, and instructions that run at the same time count both. On one core (`taskset -c 0`) there is one
+thread.
 An instruction is told by the name that JAX gave it. One that does several things counts as a convolution or a
 matrix product where it holds one, else as what its last result is for. A convolution is all that its
 formulation does, copies too; a norm is what stands under a module of that name; the optimizer is what is
