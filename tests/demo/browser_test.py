@@ -17,6 +17,7 @@ from jaxmini.data import pictures
 from jaxmini.demo import folder, network, server
 from jaxmini.demo.examples import examples
 from jaxmini.demo.standing import standing
+from jaxmini.evaluate.encoding import dequantized
 from tests.evaluate.conftest import without_metadata
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -29,110 +30,17 @@ FLAGS = (
 SECONDS = 300
 COUNT = 24
 BUILDS = ("simd", "compat", "threads")
+# Demos that classify what they are given, with the channels of their nets; and what they are given.
+CLASSIFY = {"threads": 1, "float": 1, "colours": 3, "unsigned": 3}
+GIVEN = {"dropped": "wide.png", "pasted": "own.png"}
+WAYS = {name: (*GIVEN, *["drawn"] * (channels == 1)) for name, channels in CLASSIFY.items()}
 # Pictures of other sizes than the net's: wide, high, square, of colours, small, and its own size.
 SIZES = {"wide": (37, 20), "high": (19, 53), "large": (300, 300), "small": (5, 6), "own": (8, 8)}
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser found: {', '.join(NAMES)}")
 
-# Opens each demo in a frame, then uses the first as a person would, and posts what it found.
-HARNESS = """
-<!doctype html>
-<meta charset="utf-8">
-<script type="module">
-async function open(address, width) {
-  const frame = Object.assign(document.createElement("iframe"), { src: address, width, height: 900 });
-  await new Promise((resolve) => { frame.onload = resolve; document.body.append(frame); });
-  const page = frame.contentWindow, root = page.document.documentElement;
-  const found = await page.jaxmini;
-  return [frame, { ...found, overflow: root.scrollWidth - root.clientWidth,
-    said: page.document.body.innerText, isolated: page.crossOriginIsolated }];
-}
-
-const until = async (page, id, text) => {
-  for (let wait = 0; wait < 200 && page.document.getElementById(id).textContent === text; wait++)
-    await new Promise((resolve) => setTimeout(resolve, 20));
-};
-
-async function give(page, name) {
-  const blob = await (await fetch(`/files/${name}`)).blob();
-  const given = new page.DataTransfer();
-  given.items.add(new page.File([blob], name));
-  const input = page.document.getElementById("picture");
-  input.files = given.files;
-  input.dispatchEvent(new page.Event("change"));
-}
-
-/** The grey levels that the page shows as the network's input. */
-function seen(page) {
-  const canvas = page.document.getElementById("input");
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return Array.from({ length: data.length / 4 }, (_, i) => data[4 * i]);
-}
-
-function draw(page, points) {
-  const pad = page.document.getElementById("pad"), box = pad.getBoundingClientRect();
-  pad.setPointerCapture = () => {};
-  const tell = (kind, [x, y]) => pad.dispatchEvent(new page.PointerEvent(kind, {
-    clientX: box.left + x * box.width, clientY: box.top + y * box.height, buttons: 1, bubbles: true }));
-  tell("pointerdown", points[0]);
-  points.forEach((point) => tell("pointermove", point));
-  tell("pointerup", points.at(-1));
-}
-
-async function use(page) {
-  const get = (id) => page.document.getElementById(id);
-  const found = {};
-  page.document.querySelectorAll("#pictures button")[5].click();
-  found.chosen = seen(page);
-  get("clear").click();
-  found.blank = seen(page);
-  draw(page, [[0.4, 0.3], [0.4, 0.7]]);
-  found.drawn = seen(page);
-  get("invert").click();
-  await give(page, "own.png");
-  await new Promise((resolve) => setTimeout(resolve, 200));
-  found.inverted = seen(page);
-  get("invert").click();
-  found.upright = seen(page);
-  page.document.querySelectorAll("#pictures button")[7].click();
-  get("invert").click();
-  found.kept = seen(page);
-  const hint = get("hint").textContent;
-  await give(page, "noise.txt");
-  await until(page, "hint", hint);
-  found.hint = get("hint").textContent;
-  return found;
-}
-
-async function resized(page, names, sizes) {
-  const { fromPicture } = await import("/first/pixels.js");
-  const found = {};
-  for (const name of names)
-    for (const [kind, size] of Object.entries(sizes)) {
-      const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-      const bitmap = await createImageBitmap(await (await fetch(`/files/${name}`)).blob(), options);
-      found[`${name} ${kind}`] = Array.from(fromPicture(bitmap, size));
-    }
-  return found;
-}
-
-const asked = await (await fetch("/asked.json")).json();
-const result = { demos: {} };
-try {
-  for (const [name, [address, width]] of Object.entries(asked.demos)) {
-    const [frame, found] = await open(address, width);
-    result.demos[name] = found;
-    if (name === asked.use) result.used = await use(frame.contentWindow);
-    frame.remove();
-  }
-  result.resized = await resized(self, asked.names, asked.sizes);
-} catch (error) {
-  result.error = String(error.stack ?? error);
-}
-await fetch("/found", { method: "POST", body: JSON.stringify(result) });
-</script>
-<body>
-"""
+# Opens each demo in a frame, then uses some as a person would, and posts what it found.
+HARNESS = Path(__file__).with_name("harness.html")
 
 
 class Listener(server.Handler):
@@ -175,10 +83,12 @@ def browse(root: Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What the browser found, and the folder it looked at."""
+    """What the browser found, the folder it looked at, and the files of some demos."""
 
     root: Path
     found: dict[str, Any]
+
+    paths: dict[str, Path]
 
     def demo(self, name: str) -> dict[str, Any]:
         return self.found["demos"][name]
@@ -204,6 +114,7 @@ def seen(
     run: Path,
     integer_path: Path,
     float_path: Path,
+    colours: dict[str, Path],
     litert: dict[str, bytes],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Seen]:
@@ -216,6 +127,7 @@ def seen(
         ("first", integer_path, run, litert),
         ("float", float_path, run, litert),
         ("foreign", foreign, root, simd),
+        *((name, path, root, simd) for name, path in colours.items()),
         ("changed", integer_path, run, simd),
     ):
         shown = network.read(path)
@@ -229,14 +141,17 @@ def seen(
         "float": ("/float/?build=simd", 360),
         "float compat": ("/float/?build=compat", 1280),
         "foreign": ("/foreign/", 1280),
+        **{name: (f"/{name}/", 360) for name in colours},
         "changed": ("/changed/", 1280),
         "unknown": ("/first/?build=fast", 1280),
     }
     names = [f"{name}.png" for name in SIZES]
     asked = {"demos": demos, "use": "simd", "names": names, "sizes": SHAPES}
+    asked |= {"classify": list(CLASSIFY), "given": list(GIVEN.values())}
     (root / "asked.json").write_text(json.dumps(asked))
-    (root / "harness.html").write_text(HARNESS)
-    yield Seen(root, browse(root))
+    shutil.copy(HARNESS, root)
+    paths = {"threads": integer_path, "float": float_path, **colours}
+    yield Seen(root, browse(root), paths)
     shutil.rmtree(root, ignore_errors=True)  # up to 29 MB a demo
 
 
@@ -293,7 +208,7 @@ def test_a_changed_file_and_an_unknown_build_are_refused(seen: Seen):
 
 
 def test_nothing_is_wider_than_a_phone_and_nothing_complains(seen: Seen):
-    assert [found["overflow"] for found in seen.found["demos"].values()] == [0] * 9
+    assert [found["overflow"] for found in seen.found["demos"].values()] == [0] * 11
     assert seen.found["complaints"] == []
 
 
@@ -331,3 +246,39 @@ def test_a_drawing_stands_as_the_data_s_figures_do(seen: Seen):
     assert set(columns) <= {3, 4}
     assert drawn.max() <= 255
     assert drawn[2:6].sum(1).max() - drawn[2:6].sum(1).min() <= 4
+
+
+def shares(shown: network.Network, answer: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes, float64."""
+    scores = dequantized(answer, shown.scores) if shown.scores.is_quantized else answer
+    powers = np.exp(scores.astype(np.float64) - scores.max())
+    return powers / powers.sum()
+
+
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name in WAYS for way in WAYS[name]])
+def test_what_is_given_gets_the_answer_that_the_interpreter_has_for_it(
+    name: str, way: str, seen: Seen
+):
+    shown, found = network.read(seen.paths[name]), seen.demo(name)["answered"][way]
+    channels = CLASSIFY[name]
+    pixels = np.array(found["pixels"], np.uint8).reshape(8, 8, 3)[..., :channels]
+    if way in GIVEN:
+        given = pictures.read(seen.root / "files" / GIVEN[way], 8, channels)
+        np.testing.assert_array_equal(pixels, given)
+    (answer,) = network.answers(shown, pixels[None])
+    expected = shares(shown, answer)
+    likeliest = np.argsort(-expected, kind="stable")
+    assert found["verdict"] == shown.labels[answer.argmax()]
+    order = np.arange(10) if len(expected) == 10 else likeliest[:12]
+    assert [label for _, label, _ in found["bars"]] == [shown.labels[index] for index in order]
+    assert [label for kind, label, _ in found["bars"] if kind == "top"] == [found["verdict"]]
+    said = [float(share.removesuffix("%")) for _, _, share in found["bars"]]
+    np.testing.assert_allclose(said, 100 * expected[order], rtol=0, atol=0.0501)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_each_thing_given_is_taken_and_has_an_answer_of_its_own(name: str, seen: Seen):
+    found = seen.demo(name)["answered"]
+    assert found["dropped"]["taken"]
+    assert found.keys() == set(WAYS[name])
+    assert len({str(each["bars"]) for each in found.values()}) == len(found)

@@ -3,17 +3,21 @@
 import hashlib
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxmini import data, export, models, record
 from jaxmini.compress import quantize
 from jaxmini.demo import runtime
+from jaxmini.export.layout import USUAL, Layout
 from jaxmini.model import from_linen
 from jaxmini.run import process, sealed
 from jaxmini.run.report import storage
 from jaxmini.run.report.content import FileResult, Link, Report, StageResult
+from tests.export.conftest import SHAPE, make, quantized
 
 ACCURACY = 0.8125
 
@@ -44,6 +48,32 @@ def integer_path(run: Path) -> Path:
 @pytest.fixture(scope="session")
 def float_path(run: Path) -> Path:
     return run / "exports/float32.tflite"
+
+
+class Colours(nn.Module):
+    """Two layers, of 13 classes: more than a page shows."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        found = nn.relu(nn.Conv(4, (3, 3), strides=(2, 2))(images))
+        return nn.Dense(13)(found.reshape(found.shape[0], -1))
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two files of one net of RGB pictures: of int8 pixels, and of uint8."""
+    folder = tmp_path_factory.mktemp("colours")
+    images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), dtype=np.uint8)
+    artifact = make(quantized(Colours()), images, tuple("abcdefghijklm"))
+
+    def written(name: str, layout: Layout) -> Path:
+        path = folder / f"{name}.tflite"
+        return export.tflite(artifact, path, variant="int8", backend="litert", layout=layout).path
+
+    return {
+        "colours": written("colours", USUAL),
+        "unsigned": written("unsigned", Layout(input="uint8")),
+    }
 
 
 def _artifact(is_quantized: bool) -> export.Artifact:
