@@ -4,15 +4,24 @@ Nothing is simulated: one implementation runs the file, the other each operator 
 numbers that the first had there. What one operator rounds differently does not reach the next.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxmini.evaluate.deviation import Deviation, deviation
-from jaxmini.evaluate.interpreter import Interpreter, Kernels, in_batches, opened, require_sizes
+from jaxmini.evaluate.interpreter import (
+    Interpreter,
+    Kernels,
+    in_batches,
+    known_kernels,
+    opened,
+    require_sizes,
+)
 from jaxmini.evaluate.operators import OperatorParity
-from jaxmini.evaluate.severed import severed
-from jaxmini.export.flatbuffer import Op
+from jaxmini.evaluate.severed import Severed, severed
+from jaxmini.export.flatbuffer import Op, contents
 
 
 def kernel_parity(
@@ -35,12 +44,16 @@ def kernel_parity(
         floats, or known without the inputs.
 
     Raises:
-        ValueError: not such a file, one that crashes the interpreter, or inputs of another shape or dtype.
+        ValueError: not such a file, one that crashes the interpreter, or inputs of another shape or dtype;
+            names the file.
     """
-    whole = Interpreter(source, kernels=base, keep_all=True)
-    _require_inputs(whole, inputs)
+    kernels = known_kernels(kernels)
+    whole, (_, where) = Interpreter(source, kernels=base, keep_all=True), contents(source)
+    _require_inputs(whole, inputs, where)
     file, parts, found = whole.file, severed(source), {}
-    _, alone = opened(parts.content, kernels, require=require_sizes)
+    whole.run(next(in_batches(inputs, whole.input.shape[0])))
+    _require_stated(whole, parts.fed.values(), where)
+    alone = _opened(parts, kernels, where)
     compared = [index for index in parts.written if file.tensors[index].dtype.kind in "iu"]
     for batch in in_batches(inputs, whole.input.shape[0]):
         whole.run(batch)
@@ -61,10 +74,28 @@ def _whole(op: Op, found: dict[int, Deviation]) -> Deviation | None:
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def _require_inputs(interpreter: Interpreter, inputs: np.ndarray) -> None:
+def _opened(parts: Severed, kernels: Kernels, where: str) -> Any:
+    try:
+        return opened(parts.content, kernels, require=require_sizes)[1]
+    except ValueError as error:
+        raise ValueError(f"{where}: its operators do not run one by one: {error}") from error
+
+
+def _require_stated(whole: Interpreter, read: Iterable[int], where: str) -> None:
+    """See that what operators read has the shape that the file states, which theirs alone are run with."""
+    for index in read:
+        stated, found = whole.file.tensors[index], whole.tensor(index).shape
+        if found != stated.shape:
+            raise ValueError(
+                f"{where}: the file states tensor {stated.name!r} as {list(stated.shape)}, and it is "
+                f"{list(found)} when the file runs: damaged, or of a size that is known only then"
+            )
+
+
+def _require_inputs(interpreter: Interpreter, inputs: np.ndarray, where: str) -> None:
     expected = interpreter.input
     if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape[1:] or not len(inputs):
         raise ValueError(
-            f"kernel_parity: the file takes {expected.dtype}[N, {', '.join(map(str, expected.shape[1:]))}], "
+            f"kernel_parity: {where} takes {expected.dtype}[N, {', '.join(map(str, expected.shape[1:]))}], "
             f"N >= 1; got {inputs.dtype}{list(inputs.shape)}"
         )

@@ -57,12 +57,12 @@ class _Runner:
         description = metadata.describe_file(source)
         described = description.get("input")
         encoding = described.get("encoding") if isinstance(described, dict) else None
+        _, where = flatbuffer.contents(source)
         if encoding is None or encoding != metadata.ENCODINGS.get(self.dtype.name):
-            _, where = flatbuffer.contents(source)
             raise ValueError(
                 f"{where}: its metadata says that its {self.dtype} input takes {encoding!r}; damaged"
             )
-        self.mean = _mean(description) if self.dtype == np.int16 else 0
+        self.mean = _mean(description, where) if self.dtype == np.int16 else 0
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """uint8 images [N, H, W, C] -> what the file's input takes."""
@@ -98,9 +98,14 @@ class _Runner:
         return file.tensors[file.outputs[0]]
 
 
-def _mean(description: dict[str, Any]) -> int:
+def _mean(description: dict[str, Any], where: str) -> int:
     """The pixel that is 0 in the file's network."""
-    return round(255 * description["normalization"]["mean"])
+    try:
+        return round(255 * description["normalization"]["mean"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{where}: its metadata tells no mean of its pixels ({error!r}); damaged"
+        ) from error
 
 
 def tflite_predict(

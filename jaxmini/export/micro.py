@@ -71,7 +71,7 @@ def micro(
     Raises:
         MicroError: TFLite-Micro does not run the file, it computes in floats, or its inputs or outputs are
             not int8; lists what is in its way.
-        ValueError: not a .tflite file, or a name that C++ does not take.
+        ValueError: not a .tflite file, one whose metadata is not of it, or a name that C++ does not take.
         ImportError: TFLite-Micro, or the back end, is not installed.
     """
     name = _name(source) if name is None else name
@@ -80,7 +80,7 @@ def micro(
     file, (content, where) = flatbuffer.read(source), flatbuffer.contents(source)
     if reasons := unfit(file):
         raise MicroError(where, reasons)
-    described = metadata.describe_file(content) if metadata.NAME in file.metadata else {}
+    encoding, labels = _described(source, file, where)
     sha256, ops = hashlib.sha256(content).hexdigest(), tuple(file.op_counts)
     text = c_source.Source(
         name=name,
@@ -88,8 +88,8 @@ def micro(
         sha256=sha256,
         image=file.tensors[file.inputs[0]],
         logits=file.tensors[file.outputs[0]],
-        encoding=described.get("input", {}).get("encoding", ""),
-        labels=tuple(described.get("labels", ())),
+        encoding=encoding,
+        labels=labels,
         ops=ops,
         arena=memory.measure(source),
         machine=platform.machine(),
@@ -114,6 +114,29 @@ def _file(source: Artifact | Path | str | bytes, backend: Backend) -> Path | str
     with converter.workspace() as folder:
         path = folder / "model.tflite"
         return tflite(source, path, variant="int8", backend=backend).path.read_bytes()
+
+
+def _described(source: Path | str | bytes, file: File, where: str) -> tuple[str, tuple[str, ...]]:
+    """How a pixel goes in and the names of the outputs, as far as a file that can be described so says."""
+    if metadata.NAME not in file.metadata:
+        return "", ()
+    described = metadata.describe_file(source)
+    image, logits = (file.tensors[indices[0]] for indices in (file.inputs, file.outputs))
+    try:
+        encoding = described.get("input", {}).get("encoding", "")
+        labels = tuple(map(str, described.get("labels", ())))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{where}: its metadata is damaged ({error!r})") from error
+    if encoding not in ("", metadata.ENCODINGS[image.dtype.name]):
+        raise ValueError(
+            f"{where}: its metadata says that its {image.dtype} input takes {encoding!r}; damaged"
+        )
+    if labels and logits.shape[-1:] != (len(labels),):
+        raise ValueError(
+            f"{where}: its metadata names {len(labels)} classes, and its output is "
+            f"{list(logits.shape)}; damaged"
+        )
+    return encoding, labels
 
 
 def _other_ends(file: File) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Kernel parity: two kinds of kernels in one file, operator by operator."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def test_operators_of_floats_have_no_deviation():
 
 def test_other_inputs_and_files_are_refused(integer_path: Path, inputs: np.ndarray):
     for wrong in (inputs.astype(np.uint8), inputs[:, :4], inputs[:0]):
-        with pytest.raises(ValueError, match=r"kernel_parity: the file takes int8\[N, 8, 8, 3\]"):
+        with pytest.raises(
+            ValueError, match=r"kernel_parity: .*int8\.tflite takes int8\[N, 8, 8, 3\]"
+        ):
             kernel_parity(integer_path, wrong, kernels="xnnpack")
 
     def tamper(model: Any, graph: Any) -> None:
@@ -99,6 +102,32 @@ def test_other_inputs_and_files_are_refused(integer_path: Path, inputs: np.ndarr
 
     with pytest.raises(ValueError, match="the interpreter (crashes on|refuses) the file"):
         kernel_parity(edited(integer_path.read_bytes(), tamper), inputs, kernels="xnnpack")
+
+
+def other_size(model: Any, graph: Any) -> None:
+    """Kernels compute the size anew, so that the whole file runs."""
+    graph.tensors[find(model, "ADD").outputs[0]].shape[1] += 1
+
+
+def zero_point_beyond(model: Any, graph: Any) -> None:
+    """Where the reference kernels do not look, and XNNPACK does."""
+    graph.tensors[find(model, "ADD").outputs[0]].quantization.zeroPoint[0] = 2**23
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (other_size, r"as \[1, 9, 8, 8\], and it is \[1, 8, 8, 8\] when the file runs"),
+        (zero_point_beyond, "its operators do not run one by one: .*zero-point"),
+    ],
+)
+def test_a_file_whose_operators_do_not_run_one_by_one_is_refused_by_its_name(
+    tamper: Callable, message: str, integer_path: Path, inputs: np.ndarray, tmp_path: Path
+):
+    path = tmp_path / "odd.tflite"
+    path.write_bytes(edited(integer_path.read_bytes(), tamper))
+    with pytest.raises(ValueError, match=rf"odd\.tflite: .*{message}"):
+        kernel_parity(path, inputs[:1], kernels="xnnpack")
 
 
 def test_tflite_micro_is_one_more_kind_of_kernels(integer_path: Path, inputs: np.ndarray):

@@ -1,8 +1,4 @@
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +6,14 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxmini.compress.quantize import Grid, calibrate, quantize
+from jaxmini.compress.quantize import Grid, calibrate, int8, observed, quantize
 from jaxmini.data import Normalization
 from jaxmini.evaluate.accuracy import predict_all
 from jaxmini.evaluate.interpreter import LITERT, Kernels
 from jaxmini.evaluate.runtime import latency, tflite_integers, tflite_predict
 from jaxmini.export import Artifact, describe_file, metadata, predict, tflite
 from jaxmini.model import from_linen
-from tests.export.tampering import edited, find
-
-ROOT = Path(__file__).parents[2]
+from tests.export.conftest import make, quantized
 
 NORMALIZATION = Normalization(0.5, 0.25)
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1), dtype=np.uint8)
@@ -52,6 +46,13 @@ def float_file(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> 
     plain = Artifact(from_linen(Net()), variables, artifact.labels, NORMALIZATION, (4, 4, 1))
     path = tmp_path_factory.mktemp("files") / "float.tflite"
     return tflite(plain, path, variant="float32", backend="litert").path
+
+
+@pytest.fixture(scope="module")
+def wide_file(pictures: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("files") / "int16.tflite"
+    wide = make(quantized(Net(), int8(activation=observed(bits=16))), pictures, ("a", "b", "c"))
+    return tflite(wide, path, variant="int16x8", backend="litert").path
 
 
 @pytest.mark.parametrize("kernels", LITERT)
@@ -153,62 +154,12 @@ def test_metadata_that_contradicts_the_file_is_refused(integer_file: Path):
         tflite_predict(metadata.write(content, {"input": "gone"}))
 
 
-# Every way of running a file in the own process, on each file of a folder.
-DOORS = """
-import pathlib, sys
-import numpy as np
-from jaxmini.evaluate.runtime import latency, tflite_integers, tflite_predict
-
-images = np.zeros((1, *map(int, sys.argv[2:])), np.uint8)
-doors = {
-    "predict": lambda path: tflite_predict(path)(images),
-    "integers": lambda path: tflite_integers(path, kernels="reference")(images),
-    "latency": lambda path: latency(path, kernels="optimized", runs=1, warmup=0),
-}
-for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
-    for name, door in doors.items():
-        try:
-            door(path)
-            print(path.name, name, "ran", flush=True)
-        except ValueError as error:
-            print(path.name, name, error, flush=True)
-"""
-
-
-def damaged(content: bytes, seed: int) -> bytes:
-    """The file with a byte of its tables changed, or, every fourth time, cut short."""
-    rng = np.random.default_rng(seed)
-    if seed % 4 == 0:
-        return content[: rng.integers(8, len(content))]
-    place = rng.choice([rng.integers(8, 600), rng.integers(len(content) - 3000, len(content))])
-    changed = bytearray(content)
-    changed[place] ^= int(rng.integers(1, 256))
-    return bytes(changed)
-
-
-def absent(name: str, operand: int) -> Callable[[Any, Any], None]:
-    """The edit that takes an operand from an operator."""
-
-    def edit(model: Any, graph: Any) -> None:
-        find(model, name).inputs[operand] = -1
-
-    return edit
-
-
-def test_no_file_ends_the_process_that_runs_it(integer_path: Path, tmp_path: Path):
-    content = integer_path.read_bytes()
-    files = {f"damaged{seed}.tflite": damaged(content, seed) for seed in range(5)}
-    for operator in ("ADD", "FULLY_CONNECTED"):
-        files[f"without{operator}.tflite"] = edited(content, absent(operator, 1))
-    for name, each in (files | {"whole.tflite": content}).items():
-        (tmp_path / name).write_bytes(each)
-    command = [sys.executable, "-c", DOORS, str(tmp_path), "8", "8", "3"]
-    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert child.returncode == 0, child.stderr
-    said = [line.split(maxsplit=2) for line in child.stdout.splitlines()]
-    assert len(said) == 3 * (len(files) + 1)
-    for name, _, message in said:
-        assert message == "ran" or name in message
-        assert name != "whole.tflite" or message == "ran"
-        assert not name.startswith("without") or message != "ran"
-    assert sum(message != "ran" for _, _, message in said) >= 3 * 4
+@pytest.mark.parametrize("normalization", [None, {}, 3, {"mean": "half"}])
+def test_an_int16_file_that_does_not_tell_its_mean_is_refused(
+    normalization: object, wide_file: Path, tmp_path: Path
+):
+    path = tmp_path / "odd.tflite"
+    description = describe_file(wide_file) | {"normalization": normalization}
+    path.write_bytes(metadata.write(wide_file.read_bytes(), description))
+    with pytest.raises(ValueError, match=r"odd\.tflite: its metadata tells no mean of its pixels"):
+        tflite_predict(path)

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 
 from jaxmini.compress.quantize import int8, integer_norm
-from jaxmini.export import Artifact, Exported, Layout, Micro, MicroError, flatbuffer, micro, tflite
+from jaxmini.export import (
+    Artifact,
+    Exported,
+    Layout,
+    Micro,
+    MicroError,
+    flatbuffer,
+    metadata,
+    micro,
+    tflite,
+)
 from jaxmini.export.micro import unfit
 from jaxmini.export.micro_operators import adder
 from tests.evaluate.conftest import without_metadata
@@ -211,3 +221,27 @@ def test_a_name_that_is_no_name_is_refused(name: str, net: Path, tmp_path: Path)
 def test_labels_are_in_the_order_of_the_outputs(written: Micro):
     text = written.files[1].read_text()
     assert re.findall(r'^    "(\w)",$', text, re.MULTILINE) == list(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"input": 3}, "its metadata is damaged"),
+        ({"labels": 3}, "its metadata is damaged"),
+        ({"input": {"encoding": "pixel"}}, "its int8 input takes 'pixel'; damaged"),
+        ({"labels": ["a", "b"]}, r"names 2 classes, and its output is \[1, 10\]; damaged"),
+    ],
+)
+def test_a_damaged_description_is_refused(described: dict, message: str, net: Path, tmp_path: Path):
+    path = tmp_path / "odd.tflite"
+    path.write_bytes(metadata.write(net.read_bytes(), described))
+    with pytest.raises(ValueError, match=rf"odd\.tflite: .*{message}"):
+        micro(path, tmp_path / "sources")
+    assert not (tmp_path / "sources").exists()
+
+
+def test_a_description_that_is_no_json_is_refused_by_the_file_s_name(net: Path, tmp_path: Path):
+    path = tmp_path / "odd.tflite"
+    path.write_bytes(net.read_bytes().replace(b'{"backend"', b'["backend"'))
+    with pytest.raises(ValueError, match=r"odd\.tflite: its 'jaxmini' metadata is damaged"):
+        micro(path, tmp_path)
