@@ -62,6 +62,7 @@ class Interpreter:
         self.file, self._native = opened(
             source, kernels, threads, keep_all, signature, require=require_single
         )
+        _, self._where = flatbuffer.contents(source)
         self.input = self.file.tensors[self.file.inputs[0]]
         self.output = self.file.tensors[self.file.outputs[0]]
         self._signature = None
@@ -82,11 +83,19 @@ class Interpreter:
         """A tensor of ``file`` after ``run``; one between operators only with ``keep_all``.
 
         Raises:
-            ValueError: the interpreter runs a signature, whose tensors cannot be read.
+            ValueError: the interpreter runs a signature, whose tensors cannot be read, or left the tensor
+                out, as XNNPACK does what leads nowhere; names the file.
         """
         if self._signature is not None:
             raise ValueError("Interpreter: of a signature only the answer of run can be read")
-        return self._native.get_tensor(index)
+        try:
+            return self._native.get_tensor(index)
+        except ValueError as error:
+            name = self.file.tensors[index].name
+            raise ValueError(
+                f"{self._where}: tensor {name!r} is not there after a run ({error}): the file is damaged, or "
+                "nothing reads what writes it"
+            ) from error
 
 
 def opened(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from jaxmini.evaluate.interpreter import (
 from jaxmini.evaluate.native import RESOLVERS
 from jaxmini.export.flatbuffer import read
 from tests.export.single import SHAPE, single
+from tests.export.tampering import edited, find
 
 FILE = single("ABS", grid=(0.02, 5))
 INPUTS = np.arange(-8, 8, dtype=np.int8).reshape(SHAPE) * np.int8(8)
@@ -110,3 +112,21 @@ def test_a_file_maps_one_array_of_a_known_size_to_one():
     ):
         with pytest.raises(ValueError, match=message):
             require_single(odd, "a.tflite")
+
+
+def test_what_leads_nowhere_is_not_there_and_told_by_the_file_s_name(
+    integer_path: Path, tmp_path: Path
+):
+    """XNNPACK leaves out what nothing reads."""
+
+    def no_longer_read(model: Any, graph: Any) -> None:
+        last, before = find(model, "CONV_2D", 2), find(model, "CONV_2D", 1)
+        last.inputs[0] = before.inputs[1]
+
+    path = tmp_path / "odd.tflite"
+    path.write_bytes(edited(integer_path.read_bytes(), no_longer_read))
+    odd = Interpreter(path, keep_all=True)
+    odd.run(np.zeros(odd.input.shape, np.int8))
+    (unread,) = (op.outputs[0] for op in odd.file.ops if op.name == "PAD")
+    with pytest.raises(ValueError, match=r"odd\.tflite: tensor '.*' is not there after a run"):
+        odd.tensor(unread)
