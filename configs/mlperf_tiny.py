@@ -2,13 +2,13 @@
 
     ./launch/local.sh configs/mlperf_tiny.py
 
-It is taught in integers by its own float weights; its file runs in TFLite-Micro before it is called one for
-microcontrollers, where the run ends with PASS or FAIL. Then, with SEED in the workdir's name:
+The net is taught in integers by its own float weights, and the run's gates ask TFLite-Micro whether its file
+runs there, and in how much memory. The sources for a microcontroller are then
 
-    jaxmini micro WORKDIR/exports/int8-int8-litert.tflite
+    jaxmini micro runs/mlperf_tiny/exports/int8-litert.tflite firmware
 
 Read through TFDS's ``cifar10`` (downloaded). Offline, with ``JAXMINI_DATA_DIR``, a lossless subset of
-20,000 + 5,000 pictures takes its place and says so in the report.
+20,000 + 5,000 pictures takes its place and says so in the report: docs/results/mlperf_tiny.md.
 """
 
 import jaxmini.data as data
