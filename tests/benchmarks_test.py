@@ -51,6 +51,7 @@ from jaxmini.recipe import Supervised  # noqa: E402
 from jaxmini.run.report.table import Column, Table  # noqa: E402
 from jaxmini.steps import sgd  # noqa: E402
 from jaxmini.steps.placement import PLACEMENTS  # noqa: E402
+from tests.cpu.page_faults import LARGE, faults  # noqa: E402
 
 MAINS = (
     accuracy,
@@ -636,33 +637,9 @@ class TestColdStart:
     @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are glibc's")
     def test_the_side_without_the_rule_keeps_freed_memory_of_any_size(self):
         """Blocks of more than 2 GiB too, as ``jaxmini.cpu.keep_freed_memory`` does."""
-        kept, returned = (faults(names) for names in (cold_start.KEEP_FREED_MEMORY, {}))
+        kept = faults(LARGE, variables=cold_start.KEEP_FREED_MEMORY)
+        returned = faults(LARGE)
         assert kept < 160 < returned
-
-
-# How often the system has to give memory for ten blocks of 2 GiB and more, each touched at 1,024 places.
-FAULTS = """
-import ctypes, resource
-import numpy as np
-size, libc = (2 << 30) + (64 << 20), ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
-def touch():
-    block = libc.malloc(size)
-    np.frombuffer((ctypes.c_uint8 * size).from_address(block), np.uint8)[:: size >> 10] = 1
-    libc.free(block)
-touch()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    touch()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-def faults(variables: dict[str, str]) -> int:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | variables
-    command = [sys.executable, "-c", FAULTS]
-    return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
 
 def held(size: int) -> np.ndarray:
