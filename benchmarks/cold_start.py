@@ -92,15 +92,15 @@ def shown(runs: Runs, options: page.argparse.Namespace) -> page.Page:
         method=f"{page.method(__doc__)} Medians of {len(runs[COLD])} runs of `{options.config}`, {form}.",
         table=Table(COLUMNS, (_rows(runs),)),
         findings=(
-            f"From an empty cache the whole run, {form}, takes {_ratio(runs):.2f} of the wall time it "
+            f"From an empty cache the whole run, {form}, takes {_ratio(runs):.3f} of the wall time it "
             f"takes with XLA's own convolutions{judged}.",
         ),
     )
 
 
 def is_kept(runs: Runs) -> bool:
-    """Whether the whole run keeps the bar, by as many digits as that has."""
-    return round(_ratio(runs), 2) <= BAR
+    """Whether the whole run keeps the bar."""
+    return _ratio(runs) <= BAR
 
 
 def timed(

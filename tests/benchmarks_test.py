@@ -617,11 +617,11 @@ class TestColdStart:
     @pytest.mark.parametrize(
         ("own", "form", "code", "said"),
         [
-            (1.004, ["--full"], 0, "as it is, takes 1.00 of the wall time"),
+            (1.004, ["--full"], 1, "as it is, takes 1.004 of the wall time"),
             (1.0, ["--full"], 0, "convolutions: bar 1.00 met."),
             (1.01, ["--full"], 1, "convolutions: bar 1.00 missed."),
             (1.01, ["--full", "--quick"], 0, "bar 1.00 missed."),
-            (1.01, [], 0, "cut short, takes 1.01 of the wall time"),
+            (1.01, [], 0, "cut short, takes 1.010 of the wall time"),
         ],
     )
     def test_the_recipe_as_it_is_has_a_bar(self, own, form, code, said, monkeypatch, capsys):
