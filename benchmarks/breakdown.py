@@ -25,7 +25,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import cpu, page, sides
+from benchmarks import page, sides, trainings
 from benchmarks.instructions import BACKWARD, FORWARD, KINDS, Instruction, instructions
 from jaxmini.run.report.quantity import milliseconds, percent
 from jaxmini.run.report.table import Column, Row, Table
@@ -69,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run and trace the steps, net by net."""
     options = _parser().parse_args(arguments)
     sides.prepare()
-    nets, batch, count = cpu.NETS, options.batch, options.steps
+    nets, batch, count = trainings.NETS, options.batch, options.steps
     if options.quick:
-        nets, batch, count = cpu.QUICK[:1], 8, 1
+        nets, batch, count = trainings.QUICK[:1], 8, 1
     asked = [case for case in nets if options.only.lower() in case.name.lower()]
     results = []
     for case in asked:
@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measured(case: cpu.Case, batch: int, count: int) -> Result:
+def measured(case: trainings.Case, batch: int, count: int) -> Result:
     """So many steps of a net without the profiler, and as many under it."""
     scene = case.scene(case.net, batch)
-    program = cpu.compiled(scene, rule=True)
-    train = cpu.Training(scene).by(program)
+    program = trainings.compiled(scene, rule=True)
+    train = trainings.Training(scene).by(program)
     _run(train, 2)
     began = time.process_time()
     _run(train, count)

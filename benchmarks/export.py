@@ -4,11 +4,13 @@
 
 Nothing is trained: weights are as initialised, BatchNorm has random factors (a tenth of them negative) and
 the statistics of the pictures, which are smooth noise; ranges are calibrated on as many. Such a net's logits
-lie close together, so steps of the output's grid (LSB) say more than which class is first. Each int8 file is
-compared, number by number, with what was frozen (the export refuses a difference), and its logits with the
-integer simulation. Latency is that of one picture on one thread, a median; parameters and MACs are the float
-net's. In the picture, a ring is a float32 file and a dot the int8 one of the same net. It tells what files
-cost, not how well they answer: a net off the front may be the better one once trained.
+lie close together, so steps of the output's grid (LSB) say more than which class is first. Both back ends
+write the int8 file. Each is compared, number by number, with what was frozen (the export refuses a
+difference), and its logits with the integer simulation; the columns are the first's, litert's, where none is
+named. Latency is that of one picture on one thread, a median; parameters and MACs are the float net's;
+memory is that of the activations that are alive at once. In the picture, a ring is a float32 file and a dot
+the int8 one of the same net. It tells what files cost, not how well they answer: a net off the front may be
+the better one once trained.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -30,16 +33,17 @@ from jaxmini import models
 from jaxmini.compress import quantize
 from jaxmini.data import Normalization
 from jaxmini.evaluate.accuracy import predict_all
-from jaxmini.evaluate.cost import cost
-from jaxmini.evaluate.file_cost import float_ops
+from jaxmini.evaluate.cost import Cost, cost
+from jaxmini.evaluate.file_cost import file_cost, float_ops
 from jaxmini.evaluate.runtime import Kernels, latency, tflite_integers
 from jaxmini.export import distance
 from jaxmini.export.artifact import Artifact
+from jaxmini.export.converter import Backend
 from jaxmini.export.flatbuffer import read
 from jaxmini.export.integer import integer_form
 from jaxmini.export.tflite import Exported, tflite
 from jaxmini.model import Variables, from_linen
-from jaxmini.run.report.quantity import milliseconds, short
+from jaxmini.run.report.quantity import MISSING, milliseconds, short
 from jaxmini.run.report.table import Column, Row, Table
 from jaxmini.state import PyTree
 
@@ -93,17 +97,51 @@ COLUMNS = (
             "operators",
             "of them float",
             "integers compared",
+            "jax2tf",
             "float32 file",
             "int8 file",
+            "float32, memory",
+            "int8, memory",
             "float32, latency",
             "int8, latency",
             "ratio",
             "LSB, XNNPACK",
+            "LSB, jax2tf",
             "LSB, reference",
             "conversion",
+            "jax2tf",
         )
     ),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Integers:
+    """An int8 file.
+
+    Attributes:
+        exported: the file.
+        seconds: that writing it took.
+        float_ops: how many of its operators read or give floats.
+        peak: bytes of activations.
+        apart: how far its logits are from the simulation's, by kernels.
+    """
+
+    exported: Exported
+    seconds: float
+    float_ops: int
+    peak: int
+    apart: Mapping[Kernels, distance.Distance]
+
+    @property
+    def compared(self) -> int:
+        """How many stored numbers are those of the frozen net."""
+        return sum(dataclasses.asdict(self.exported.parity).values())
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether its logits on XNNPACK are the simulation's, bit for bit."""
+        return self.apart[Kernels.XNNPACK].largest == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,27 +150,28 @@ class Found:
 
     Attributes:
         case: which net.
-        params, macs: of the float net.
-        files: what was written, by variant.
+        price: of the float net.
+        floats, peak: its file, and bytes of that one's activations.
+        integers: the int8 files, by back end; the first is the one whose latency was measured.
         milliseconds: median latency, by variant.
-        conversion: seconds that writing the int8 file took.
-        float_ops: how many operators of the int8 file read or give floats.
-        apart: how far its logits are from the simulation's, by kernels.
     """
 
     case: Case
-    params: int
-    macs: int
-    files: Mapping[str, Exported]
+    price: Cost
+    floats: Exported
+    peak: int
+    integers: Mapping[Backend, Integers]
     milliseconds: Mapping[str, float]
-    conversion: float
-    float_ops: int
-    apart: Mapping[Kernels, distance.Distance]
+
+    @property
+    def first(self) -> Integers:
+        """The int8 file of the first back end."""
+        return next(iter(self.integers.values()))
 
     @property
     def is_exact(self) -> bool:
-        """Whether its logits on XNNPACK are the simulation's, bit for bit."""
-        return self.apart[Kernels.XNNPACK].largest == 0
+        """Whether every int8 file is."""
+        return all(file.is_exact for file in self.integers.values())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,41 +181,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pictures = 4 if options.quick else options.pictures
     done: list[Found] = []
     for case in cases:
-        done.append(measured(case, pictures, options.backend))
+        done.append(measured(case, pictures, options.backends))
         page.show(shown(done, options), page.given(arguments), write=options.write)
-    return 0 if all(found.is_exact for found in done if not found.float_ops) else 1
+    return 0 if all(found.is_exact for found in done if not found.first.float_ops) else 1
 
 
-def measured(case: Case, pictures: int, backend: str) -> Found:
-    """Both files of a net, written and run."""
+def measured(case: Case, pictures: int, backends: Sequence[Backend]) -> Found:
+    """All files of a net, written and run."""
     images = smooth_noise(pictures, (case.side, case.side, 3))
     floats, integers = artifacts(case, images)
-    price = cost(floats.model, floats.input_shape)
+    expected = simulated(integers, images)
     with tempfile.TemporaryDirectory() as folder:
-        files, medians, conversion = {}, {}, 0.0
-        for variant, artifact in (("float32", floats), ("int8", integers)):
-            began = time.perf_counter()
-            path = Path(folder) / f"{variant}.tflite"
-            files[variant] = tflite(artifact, path, variant=variant, backend=backend)
-            conversion = time.perf_counter() - began
-            medians[variant] = latency(path).median
-        expected = simulated(integers, images)
-        apart = {
-            kernels: distance.compare(
-                expected, predict_all(tflite_integers(path, kernels=kernels), images).astype(int)
-            )
-            for kernels in (Kernels.XNNPACK, Kernels.REFERENCE)
+        paths = {name: Path(folder) / f"{name}.tflite" for name in ("float32", *backends)}
+        float32 = tflite(floats, paths["float32"], variant="float32", backend=backends[0])
+        files = {
+            backend: written(integers, paths[backend], backend, images, expected)
+            for backend in backends
         }
-        file = read(path)
-    return Found(
-        case,
-        price.params,
-        price.macs,
-        files,
-        medians,
-        conversion,
-        sum(float_ops(file).values()),
-        apart,
+        return Found(
+            case,
+            cost(floats.model, floats.input_shape),
+            float32,
+            file_cost(float32.path).peak_bytes,
+            files,
+            {
+                variant: latency(file.path).median
+                for variant, file in (("float32", float32), ("int8", files[backends[0]].exported))
+            },
+        )
+
+
+def written(
+    artifact: Artifact, path: Path, backend: Backend, images: np.ndarray, expected: np.ndarray
+) -> Integers:
+    """An int8 file, its logits for the images compared with these."""
+    began = time.perf_counter()
+    exported = tflite(artifact, path, variant="int8", backend=backend)
+    seconds = time.perf_counter() - began
+    apart = {
+        kernels: distance.compare(
+            expected, predict_all(tflite_integers(path, kernels=kernels), images).astype(int)
+        )
+        for kernels in (Kernels.XNNPACK, Kernels.REFERENCE)
+    }
+    file = read(path)
+    return Integers(
+        exported, seconds, sum(float_ops(file).values()), file_cost(file).peak_bytes, apart
     )
 
 
@@ -242,22 +292,30 @@ def smooth_noise(number: int, shape: tuple[int, int, int]) -> np.ndarray:
 
 def shown(done: Sequence[Found], options: page.argparse.Namespace) -> page.Page:
     """The page of the nets that are done."""
-    plain = [found for found in done if not found.float_ops]
+    plain = [found for found in done if not found.first.float_ops]
     exact = [found for found in plain if found.is_exact]
     panels = by_side(done)
     return page.Page(
         name="export",
         title="The zoo as integer files",
-        method=f"{page.method(__doc__)} Back end: {options.backend}; {options.pictures} pictures.",
+        method=f"{page.method(__doc__)} {options.pictures} pictures.",
         table=Table(COLUMNS, (tuple(map(_row, done)),)),
         findings=(
-            "0 stored integers differ.",
-            f"{len(plain)} of {len(done)} files hold no float operator; "
+            *(_stored(backend, done) for backend in options.backends),
+            f"{len(plain)} of {len(done)} nets hold no float operator; the files of "
             f"{len(exact)} of these equal the simulation bit for bit on XNNPACK.",
             *(pareto.says(side, files) for side, files in panels.items()),
         ),
         picture=pareto.draw(panels),
         pictured="Bytes of every file against its latency, a panel for each size of pictures",
+    )
+
+
+def _stored(backend: Backend, done: Sequence[Found]) -> str:
+    compared = sum(found.integers[backend].compared for found in done)
+    return (
+        f"{backend}: all {compared:,} numbers that the files of {len(done)} nets store are those that "
+        "were frozen (the export refuses a file in which one differs)."
     )
 
 
@@ -267,28 +325,31 @@ def by_side(done: Sequence[Found]) -> dict[str, list[pareto.File]]:
     for found in sorted(done, key=lambda found: found.case.side):
         panels.setdefault(f"{found.case.side} px", []).extend(
             pareto.File(found.case.name, variant, found.milliseconds[variant], file.bytes)
-            for variant, file in found.files.items()
+            for variant, file in (("float32", found.floats), ("int8", found.first.exported))
         )
     return panels
 
 
 def _row(found: Found) -> Row:
-    float32, int8 = found.files["float32"], found.files["int8"]
-    compared = sum(dataclasses.asdict(int8.parity).values())
+    first, other = found.first, found.integers.get("jax2tf")
     return (
         found.case.name,
         str(found.case.side),
-        short(found.params),
-        short(found.macs),
-        str(sum(int8.ops.values())),
-        str(found.float_ops),
-        f"{compared:,}",
-        short(float32.bytes, "B"),
-        short(int8.bytes, "B"),
+        short(found.price.params),
+        short(found.price.macs),
+        str(sum(first.exported.ops.values())),
+        str(first.float_ops),
+        f"{first.compared:,}",
+        f"{other.compared:,}" if other else MISSING,
+        *(short(file.bytes, "B") for file in (found.floats, first.exported)),
+        *(short(peak, "B") for peak in (found.peak, first.peak)),
         *(milliseconds(found.milliseconds[variant]) for variant in ("float32", "int8")),
         f"{found.milliseconds['int8'] / found.milliseconds['float32']:.2f}",
-        *(_apart(found.apart[kernels]) for kernels in (Kernels.XNNPACK, Kernels.REFERENCE)),
-        f"{found.conversion:.1f} s",
+        _apart(first.apart[Kernels.XNNPACK]),
+        _apart(other.apart[Kernels.XNNPACK]) if other else MISSING,
+        _apart(first.apart[Kernels.REFERENCE]),
+        f"{first.seconds:.1f} s",
+        f"{other.seconds:.1f} s" if other else MISSING,
     )
 
 
@@ -300,7 +361,13 @@ def _parser() -> page.argparse.ArgumentParser:
     parser = page.parser("export", __doc__.splitlines()[0])
     parser.add_argument("--only", help="nets with this in their name")
     parser.add_argument("--pictures", type=int, default=64, help="to run (default: 64)")
-    parser.add_argument("--backend", choices=("litert", "jax2tf"), default="litert")
+    parser.add_argument(
+        "--backends",
+        choices=get_args(Backend),
+        nargs="+",
+        default=["litert", "jax2tf"],
+        help="that write the int8 file; the first writes the float32 one too (default: both)",
+    )
     return parser
 
 

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import cpu, export, page, pairs, sides
+from benchmarks import export, page, pairs, sides, trainings
 from jaxmini import losses, steps
 from jaxmini.compress import quantize
 from jaxmini.export.tflite import tflite
@@ -52,12 +52,12 @@ class Case:
 
 CONVOLUTIONAL, TRANSFORMER = 1.3, 1.6
 NETS = (
-    Case("step, MobileNetV2, width 0.5", cpu.V2, CONVOLUTIONAL),
-    Case("step, MobileNetV4-Conv-S, width 0.5", cpu.V4, CONVOLUTIONAL),
-    Case("step, ResNet-18, width 16", cpu.R16, CONVOLUTIONAL),
-    Case("step, ViT-Ti, patch 4", cpu.VIT, TRANSFORMER),
+    Case("step, MobileNetV2, width 0.5", trainings.V2, CONVOLUTIONAL),
+    Case("step, MobileNetV4-Conv-S, width 0.5", trainings.V4, CONVOLUTIONAL),
+    Case("step, ResNet-18, width 16", trainings.R16, CONVOLUTIONAL),
+    Case("step, ViT-Ti, patch 4", trainings.VIT, TRANSFORMER),
 )
-TINY = (Case("step, tiny", cpu.TINY, CONVOLUTIONAL),)
+TINY = (Case("step, tiny", trainings.TINY, CONVOLUTIONAL),)
 CONVERTED = ("MobileNetV2", 224)
 EVERY = 0.05  # seconds between two looks at memory
 
@@ -92,9 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compared(case: Case, batch: int, rounds: int) -> tuple[tuple[Row, ...], float]:
     """The rows of both steps of a net, and the ratio of their CPU times."""
-    scenes = {FLOAT: cpu.supervised(case.net, batch), INT8: quantized(case.net, batch)}
-    programs = {name: cpu.compiled(scene, rule=True) for name, scene in scenes.items()}
-    ways = {name: cpu.Training(scenes[name]).by(program) for name, program in programs.items()}
+    scenes = {FLOAT: trainings.supervised(case.net, batch), INT8: quantized(case.net, batch)}
+    programs = {name: trainings.compiled(scene, rule=True) for name, scene in scenes.items()}
+    ways = {
+        name: trainings.Training(scenes[name]).by(program) for name, program in programs.items()
+    }
     timings = sides.timed(ways, rounds, least=0.3)
     rows = pairs.rows(f"{case.name}", timings)
     shown = tuple(
@@ -104,15 +106,18 @@ def compared(case: Case, batch: int, rounds: int) -> tuple[tuple[Row, ...], floa
     return shown, pairs.ratio(timings[INT8].cpu, timings[FLOAT].cpu).median
 
 
-def quantized(net: nn.Module, batch: int) -> cpu.Scene:
-    """The training of ``cpu.supervised`` in the integers of the net's file."""
-    floats = cpu.supervised(net, batch)
-    network, optimizer = quantize.quantize(from_linen(net)), steps.sgd(cpu.RATE, warmup=0.0)(1000)
+def quantized(net: nn.Module, batch: int) -> trainings.Scene:
+    """The training of ``trainings.supervised`` in the integers of the net's file."""
+    floats = trainings.supervised(net, batch)
+    network, optimizer = (
+        quantize.quantize(from_linen(net)),
+        steps.sgd(trainings.RATE, warmup=0.0)(1000),
+    )
     images = jnp.asarray(floats.batch["image"])
     variables = quantize.calibrate(network, floats.state.variables, [images])
     step = steps.supervised(network, losses.cross_entropy(), optimizer)
     state = steps.start(optimizer, jax.random.key(1), variables)
-    return cpu.Scene(step, state, {}, floats.batch)
+    return trainings.Scene(step, state, {}, floats.batch)
 
 
 def conversions(rounds: int, *, quick: bool) -> tuple[Row, ...]:

@@ -10,18 +10,12 @@ it is.
 
 import argparse
 import contextlib
-import dataclasses
-import json
-import os
-import resource
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
-from benchmarks import cpu, page, pairs
+from benchmarks import page, pairs, trainings, worker
 from jaxmini.cpu import keep_freed_memory
 from jaxmini.run.report.table import Column, Row, Table
 
@@ -44,16 +38,10 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "no YNNPACK": {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type="},
 }
 # The first for the tiny form, the others for the full one.
-NETS = {case.name: case for case in (cpu.QUICK[0], cpu.NETS[0], cpu.NETS[3])}
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """What a step took: seconds of CPU and of wall, page faults."""
-
-    cpu: float
-    wall: float
-    faults: float
+NETS = {
+    case.name: case
+    for case in (trainings.QUICK[0], trainings.NETS[0], trainings.NETS[3], trainings.NETS[4])
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     groups = []
     for net in nets:
         with contextlib.ExitStack() as stack:
-            workers = {name: stack.enter_context(worker(name, net, options)) for name in SETTINGS}
-            turns: dict[str, list[Turn]] = {name: [] for name in workers}
+            asked = {name: stack.enter_context(_started(name, net, options)) for name in SETTINGS}
+            turns: dict[str, list[worker.Turn]] = {name: [] for name in asked}
             for _ in range(rounds):
-                for name, process in workers.items():
-                    turns[name].append(ask(process))
+                for name, ask in asked.items():
+                    turns[name].append(ask())
         groups.append(tuple(_row(net, name, turns) for name in turns))
         print(*(" ".join(row) for row in groups[-1]), sep="\n", file=sys.stderr, flush=True)
     shown = page.Page(
@@ -83,68 +71,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def worker(setting: str, net: str, options: argparse.Namespace) -> Iterator[subprocess.Popen]:
-    """A process of that setting that makes a turn of steps for every line it is told."""
-    foreign = ("XLA_FLAGS", "MALLOC_ARENA_MAX")
-    environment = {k: v for k, v in os.environ.items() if k not in foreign}
-    size = 8 if options.quick else options.batch
-    command = [sys.executable, "-m", "benchmarks.settings", "--worker", net]
-    command += ["--batch", str(size), "--steps", str(options.steps)]
-    process = subprocess.Popen(
-        [*command, *(["--keep"] if setting == KEEP else [])],
-        env=environment | SETTINGS[setting],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        ask(process)  # compiles, and makes the first steps
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def ask(process: subprocess.Popen) -> Turn:
-    """A turn.
-
-    Raises:
-        RuntimeError: the process has ended.
-    """
-    try:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass
-    said = process.stdout.readline()
-    if not said:
-        raise RuntimeError(f"{' '.join(process.args)} ended with code {process.wait()}")
-    return Turn(**json.loads(said))
-
-
-def work(net: str, batch: int, count: int, *, keep: bool) -> int:
-    """What a process does: ``count`` steps a line of its input, and a line that tells what each took."""
+def work(net: str, batch: int, steps: int, *, keep: bool) -> int:
+    """What a process of a setting does."""
     jax.config.update("jax_platforms", "cpu")
     if keep:
         keep_freed_memory()
     case = NETS[net]
     scene = case.scene(case.net, batch)
-    train = cpu.Training(scene).by(cpu.compiled(scene, rule=True))
-    for _ in sys.stdin:
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        seconds, began = time.process_time(), time.perf_counter()
-        for _ in range(count):
-            metrics = train()
-        jax.block_until_ready(metrics)
-        wall, seconds = time.perf_counter() - began, time.process_time() - seconds
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-        print(json.dumps({"cpu": seconds / count, "wall": wall / count, "faults": faults / count}))
-        sys.stdout.flush()
-    return 0
+    return worker.serve(trainings.Training(scene).by(trainings.compiled(scene, rule=True)), steps)
 
 
-def _row(net: str, name: str, turns: Mapping[str, Sequence[Turn]]) -> Row:
+def _started(setting: str, net: str, options: argparse.Namespace):
+    size = 8 if options.quick else options.batch
+    arguments = ["-m", "benchmarks.settings", "--worker", net]
+    arguments += ["--batch", str(size), "--steps", str(options.steps)]
+    keep = ["--keep"] if setting == KEEP else []
+    return worker.started([*arguments, *keep], SETTINGS[setting])
+
+
+def _row(net: str, name: str, turns: Mapping[str, Sequence[worker.Turn]]) -> Row:
     timings = {
         each: pairs.Timing(tuple(t.cpu for t in made), tuple(t.wall for t in made))
         for each, made in turns.items()

@@ -73,7 +73,7 @@ def absent() -> tuple[str, ...]:
 def timed(ways: Mapping[str, Way], rounds: int, *, least: float) -> dict[str, pairs.Timing]:
     """Seconds a call, by turns that are of as many calls as last ``least`` seconds together."""
     counts = {name: _count(way, least) for name, way in ways.items()}
-    turns = {name: functools.partial(_turn, way, counts[name]) for name, way in ways.items()}
+    turns = {name: functools.partial(pairs.repeat, way, counts[name]) for name, way in ways.items()}
     return {
         name: pairs.Timing(*(tuple(s / counts[name] for s in side) for side in (t.cpu, t.wall)))
         for name, t in pairs.alternate(turns, rounds=rounds).items()
@@ -98,12 +98,6 @@ def compared(
 def cell(ratio: pairs.Ratio | None) -> str:
     """A ratio's median, for a table."""
     return MISSING if ratio is None else f"{ratio.median:.3f}"
-
-
-def _turn(way: Way, count: int) -> object:
-    for _ in range(count):
-        result = way()
-    return result
 
 
 def _count(way: Way, least: float) -> int:
