@@ -2,9 +2,9 @@
 
 XLA takes a program's whole temporary memory from malloc at every call and gives it back after. Above a
 threshold glibc returns such memory to the system at once, and every page of it is faulted in anew at the
-next step. Kept instead, it is there already: a training step needs 0.67 (MobileNetV2, width 0.5) and 0.80
-(ResNet-18, width 16) of the CPU time, by ``python -m benchmarks.settings`` on two cores. One thread,
-fast math, vectors of 512 bits and no YNNPACK, which it measures too, are not worth setting.
+next step. Kept instead, it is there already: a training step needs 0.71 (MobileNetV2, width 0.5), 0.84
+(ResNet-18, width 16) and 0.83 (ViT-Ti) of the CPU time, by ``python -m benchmarks.settings`` on two cores.
+One thread, fast math, vectors of 512 bits and no YNNPACK, which it measures too, are not worth setting.
 """
 
 import ctypes

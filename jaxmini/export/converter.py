@@ -41,11 +41,13 @@ def require(module: str, extra: str) -> None:
     """Check that an optional dependency is installed, in a release that is tested.
 
     Raises:
-        ImportError: it is not, or in another release; the message names the extra that brings it.
+        ImportError: it is not, or in another release; the message names the tested releases and the extra
+            that brings one.
     """
     if importlib.util.find_spec(module) is None:
         raise ImportError(
-            f"{module} is not installed; install it with: pip install 'jaxmini[{extra}]'"
+            f"{module} is not installed; jaxmini is tested with {versions.tested(module)}: "
+            f"install that with: pip install 'jaxmini[{extra}]'"
         )
     versions.require_tested(module, extra)
 

@@ -35,6 +35,11 @@ TESTED: Mapping[str, Package] = {
 }
 
 
+def tested(module: str) -> str:
+    """The releases that jaxmini is tested with, as pip takes them: ``onnx>=1.23,<1.24``."""
+    return f"{TESTED[module].distributions[0]}{TESTED[module].releases}"
+
+
 @functools.cache  # asked for every operator that is read, and releases stay while a process runs
 def require_tested(module: str, extra: str) -> None:
     """Check that an installed optional package is of a release that is tested.
@@ -43,15 +48,15 @@ def require_tested(module: str, extra: str) -> None:
         ImportError: it is of another, or of one that cannot be told; names it, those that are tested, and
             the extra that brings one.
     """
-    tested = TESTED[module]
-    known = {name: version for name in tested.distributions if (version := _version(name))}
-    releases = SpecifierSet(tested.releases)
+    package = TESTED[module]
+    known = {name: version for name in package.distributions if (version := _version(name))}
+    releases = SpecifierSet(package.releases)
     if known and all(releases.contains(version, prereleases=True) for version in known.values()):
         return
     found = ", ".join(f"{name} {version}" for name, version in known.items())
     found = found or f"{module} of no known release"
     raise ImportError(
-        f"{found} is installed; jaxmini is tested with {tested.distributions[0]}{tested.releases}: "
+        f"{found} is installed; jaxmini is tested with {tested(module)}: "
         f"install that with: pip install 'jaxmini[{extra}]'"
     )
 

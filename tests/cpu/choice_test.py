@@ -103,6 +103,18 @@ def test_any_convolution(case: Case):
     check((chosen(equation), equation) for equation in convolutions(case))
 
 
+# Of the largest value: what halves round a result by, and sums of doubles.
+OTHER_TYPES = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float64": 1e-13}
+
+
+@given(case=cases(), dtype=st.sampled_from(list(OTHER_TYPES)))
+@settings(max_examples=15)
+def test_any_convolution_of_other_numbers(case: Case, dtype: str):
+    with jax.enable_x64(dtype == "float64"):
+        equations = convolutions(dataclasses.replace(case, dtype=dtype))
+        check(((chosen(equation), equation) for equation in equations), OTHER_TYPES[dtype])
+
+
 LARGE = [name for name in NETS if name.endswith("large")]
 
 
@@ -133,6 +145,24 @@ def test_what_large_convolutions_get_is_right_for_small_ones(name: str, data: st
             convolutions(small), map(chosen, convolutions(large)), strict=True
         )
     )
+
+
+# What takes long to compile, and is worth it for large ones alone.
+SLOW_TO_COMPILE = {
+    "winograd.forward",
+    "winograd.filter_gradient",
+    "turned.filter_gradient",
+    "depthwise.filter_by_slabs",
+}
+
+
+def test_small_convolutions_get_what_compiles_fast():
+    large = {chosen(equation).path for name in LARGE for equation in convolutions(NETS[name])}
+    assert large >= SLOW_TO_COMPILE
+    for name in LARGE:
+        small = dataclasses.replace(NETS[name], batch=2, size=(8, 8))
+        found = {chosen(equation).path for equation in convolutions(small)}
+        assert not found & SLOW_TO_COMPILE, (name, found)
 
 
 @pytest.mark.parametrize("case", NETS.values(), ids=NETS)

@@ -54,13 +54,28 @@ def outputs(children: list[subprocess.Popen], timeout: float = 300) -> list[tupl
 
 
 @pytest.fixture(scope="module")
-def alone(run: Callable[..., tuple], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of one process with two devices."""
+def explained(run: Callable[..., tuple], tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    """The folder of a run of one process with two devices, and what it said of convolutions."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    devices = "--xla_force_host_platform_device_count=2"
-    ended = run("-m", "jaxmini", "run", SHORT, "--workdir", folder, XLA_FLAGS=devices)
+    environment = {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAXMINI_CPU": "explain",
+    }
+    ended = run("-m", "jaxmini", "run", SHORT, "--workdir", folder, **environment)
     assert ended.code == 0, ended
-    return folder
+    said = [line for line in ended.err.splitlines() if line.startswith("convolution: ")]
+    return folder, said
+
+
+@pytest.fixture(scope="module")
+def alone(explained: tuple) -> Path:
+    """The folder of a run of one process with two devices."""
+    return explained[0]
+
+
+def test_the_command_line_has_the_rule_before_it_compiles(explained):
+    _, said = explained
+    assert any("abreast.forward" in line for line in said), said
 
 
 def assert_alike(left: Path, right: Path) -> None:

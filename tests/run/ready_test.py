@@ -166,7 +166,9 @@ def test_a_net_without_an_integer_form_is_refused_before_it_is_trained():
 def test_an_exporter_that_is_not_installed_names_its_extra(monkeypatch, backend, module):
     monkeypatch.setitem(sys.modules, module, None)
     stage = supervised(data=data.unlabelled(DIGITS))  # wrong too, and found later
-    with pytest.raises(ImportError, match=rf"{module} is not installed.*jaxmini\[{backend}\]"):
+    with pytest.raises(
+        ImportError, match=rf"{module} is not installed.*tested with .*jaxmini\[{backend}\]"
+    ):
         require(stage, exports=(Export(stage, "float32", backend),))
 
 
