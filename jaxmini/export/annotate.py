@@ -82,10 +82,12 @@ class Annotations(Dequantized):
         grid = self.frozen.constants[operand_name(group, position)].grid
         return fake_quant(super().constant(group, position), grid)
 
-    def mask(self, group: Mask, values: Array) -> Array:
-        """As the addition that the file computes."""
+    def mask(self, group: Mask, values: Array, kept: Array) -> Array:
+        """As the addition that the file computes; of a question by looking up what no and yes add."""
         added = self.frozen.constants[operand_name(group, 1)]
         table = fake_quant(jnp.asarray(added.float_values), added.grid)
+        if group.kept is None:
+            table = jnp.take(table, kept.astype(jnp.int32), axis=0, mode="clip")
         return fake_quant(values + table, self.frozen.grids[group.site])
 
     def subgraph(self, group: Subgraph, operands: Sequence[Array]) -> Array:

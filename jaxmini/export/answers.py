@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.islands import Island
+from jaxmini.compress.quantize.lookup import Lookup
 from jaxmini.compress.quantize.plan import Plan
 from jaxmini.export import edges, flatbuffer
 from jaxmini.export.converter import ConversionError
@@ -21,6 +22,7 @@ from jaxmini.export.parity import ParityError
 from jaxmini.export.replay import Replay
 
 RUNS = 2  # of a batch of the file each
+FEWEST = 2  # tokens that any table should know
 # By the variant: the largest difference, as a part of the largest answer. Roundings of activations as the
 # file runs have no bound that would tell anything; there only shapes and finite numbers are asked for.
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "weights_only": 1e-3, "dynamic_int8": None}
@@ -103,7 +105,7 @@ def check_integers(content: bytes, plan: Plan, frozen: Frozen) -> None:
     replay = Replay(core, plan, frozen, only=Island)
     again = replay if plan.is_wide else jax.jit(replay)
     steps: dict[int, list[np.ndarray]] = {}
-    for tensors in _tensors(content, whole, replay.tensors):
+    for tensors in _tensors(content, whole, replay.tensors, _rows(plan)):
         for index, expected in again(tensors).items():
             apart = expected.astype(np.int32).ravel() - tensors[index].astype(np.int32).ravel()
             steps.setdefault(index, []).append(np.abs(np.asarray(apart)))
@@ -137,7 +139,7 @@ def _off(where: str, steps: np.ndarray, in_float: bool) -> str | None:
 
 
 def _tensors(
-    content: bytes, file: flatbuffer.File, indices: Iterable[int]
+    content: bytes, file: flatbuffer.File, indices: Iterable[int], rows: int
 ) -> Iterator[dict[int, np.ndarray]]:
     """Some tensors of a file, by index, of each of its runs on random inputs; XNNPACK runs nothing."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -152,7 +154,7 @@ def _tensors(
                 experimental_preserve_all_tensors=True,
             )
         interpreter.allocate_tensors()
-        for inputs in _drawn(stored.shape, stored.dtype):
+        for inputs in _drawn(stored.shape, stored.dtype, rows):
             interpreter.set_tensor(file.inputs[0], inputs)
             interpreter.invoke()
             yield {index: interpreter.get_tensor(index) for index in indices}
@@ -160,10 +162,22 @@ def _tensors(
         raise ConversionError(f"the interpreter refuses the file: {error}") from error
 
 
-def _drawn(shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """Random inputs of a file: any integers of 8 or 16 bits, pixels 0..255 as floats, 0 and 1 as tokens."""
+def _rows(plan: Plan) -> int:
+    """The number of tokens that every table has a row for."""
+    tables = [group.inputs[0] for group in plan.groups if isinstance(group, Lookup)]
+    return min((plan.program.shape(table)[0] for table in tables), default=FEWEST)
+
+
+def _drawn(shape: tuple[int, ...], dtype: np.dtype, rows: int = FEWEST) -> tuple[np.ndarray, ...]:
+    """Random inputs of a file: any integers of 8 or 16 bits, pixels 0..255 as floats, tokens below ``rows``.
+
+    Every other token is one of the first two, as padding is.
+    """
     rng = np.random.default_rng(0)
-    low, high = 0, 2 if dtype == np.int32 else 256
+    if dtype == np.int32:
+        limits = [np.where(rng.random(shape) < 0.5, min(FEWEST, rows), rows) for _ in range(RUNS)]
+        return tuple(rng.integers(0, limit, dtype=np.int32) for limit in limits)
+    low, high = 0, 256
     if dtype in (np.int8, np.int16):
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max + 1
     return tuple(rng.integers(low, high, shape).astype(dtype) for _ in range(RUNS))

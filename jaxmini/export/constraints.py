@@ -5,7 +5,7 @@ compute wrongly.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,29 @@ ALLOWED_INT16 = frozenset(CHANNEL_AXIS) | frozenset(
 # Operators that may see integers of 32 bits that are not constants: the numbers of tokens.
 LOOKUPS = frozenset({"GATHER", "GATHER_ND", "RESHAPE"})
 
+# Operators that ask of them, exactly: what they are made of, and leave, are tokens, yes and no.
+QUESTIONS = frozenset(
+    {
+        "BROADCAST_TO",
+        "CAST",
+        "EQUAL",
+        "EXPAND_DIMS",
+        "GREATER",
+        "GREATER_EQUAL",
+        "LESS",
+        "LESS_EQUAL",
+        "LOGICAL_AND",
+        "LOGICAL_NOT",
+        "LOGICAL_OR",
+        "NOT_EQUAL",
+        "RESHAPE",
+        "SLICE",
+        "SQUEEZE",
+        "STRIDED_SLICE",
+        "TRANSPOSE",
+    }
+)
+
 REASONS = {
     "SUM": "its int8 reference kernel returns wrong numbers",
     "QUANTIZE": "it rounds once more than training did; give both sides one grid",
@@ -154,17 +177,19 @@ def violations(
     missing, dtype = list(islands), np.dtype(activations)
     allowed = ALLOWED if dtype == np.int8 else ALLOWED_INT16
     ops = collapsed(file).ops
-    merged = _merged(ops)
+    merged, tokens = _merged(ops), _tokens(file)
     for op in ops:
         last = op.parts[-1] if isinstance(op, FloatOp) else op
         where = f"operator {places[id(last)]} {op.name}"
         if isinstance(op, FloatOp):
             yield from (f"{where}: {line}" for line in _island(file, op, missing, merged))
             continue
-        if op.name not in allowed:
+        asks = bool(op.outputs) and tokens.issuperset(op.outputs)
+        if op.name not in allowed and not asks:
             reason = REASONS.get(op.name, "it has no rule in jaxmini.export.constraints")
             yield f"{where} is not allowed: {reason}"
-        for line in (*_types(file, op, dtype), *_kernel(file, op, dtype), *_grids(file, op, dtype)):
+        types = _types(file, op, dtype, tokens if asks or op.name in LOOKUPS else frozenset())
+        for line in (*types, *_kernel(file, op, dtype), *_grids(file, op, dtype)):
             yield f"{where}: {line}"
     for island in missing:
         yield f"the island {island.name} is not in the file"
@@ -208,14 +233,13 @@ def _ends(file: File, input: str, output: str) -> Iterator[str]:
                 yield f"its {what} is {found}, not {allowed[0]}"
 
 
-def _types(file: File, op: Op, dtype: np.dtype) -> Iterator[str]:
-    """Everything computed is of the type, but for token numbers on their way to a lookup.
+def _types(file: File, op: Op, dtype: np.dtype, tokens: Set[int] = frozenset()) -> Iterator[str]:
+    """Everything computed is of the type, but for ``tokens``, which may be looked up and asked of.
 
     Constants may be int8 too (kernels), int32 (bias, axes, shapes) or bool (masks), and int64 beside int16
     (bias), whose zero points are 0.
     """
     constants = (dtype, np.int8, np.int32, np.bool_, *([np.int64] * (dtype == np.int16)))
-    tokens = _tokens(file) if op.name in LOOKUPS else set()
     for index in (*op.inputs, *op.outputs):
         if index < 0 or index in tokens:
             continue
@@ -232,12 +256,19 @@ def _types(file: File, op: Op, dtype: np.dtype) -> Iterator[str]:
 
 
 def _tokens(file: File) -> set[int]:
-    """The file's inputs of 32 bits, and what only shapes them."""
+    """The inputs of 32 bits, and what is made of them alone: shaped, or yes and no, and 0 and 1 for these."""
     tokens = {index for index in file.inputs if file.tensors[index].dtype == np.int32}
     for op in file.ops:
-        if op.name == "RESHAPE" and op.inputs[0] in tokens:
+        if op.name in QUESTIONS and _are_asked(file, op, tokens):
             tokens.update(op.outputs)
     return tokens
+
+
+def _are_asked(file: File, op: Op, tokens: Set[int]) -> bool:
+    """Whether an operator makes int32, or yes and no, of tokens and constants."""
+    read = [index for index in op.inputs if index >= 0 and file.tensors[index].data is None]
+    kinds = {file.tensors[index].dtype.name for index in op.outputs}
+    return bool(read) and tokens.issuperset(read) and kinds <= {"bool", "int32"}
 
 
 def _kernel(file: File, op: Op, dtype: np.dtype) -> Iterator[str]:

@@ -46,6 +46,9 @@ class Numbers(Protocol):
         What a mask adds is its second.
         """
 
+    def chosen(self, graph: Graph, group: Group, position: int, values: str) -> str:
+        """Values that were chosen among those of a constant operand, put on its grid."""
+
     def held(self, group: Subgraph) -> list[np.ndarray]:
         """What a subgraph reads of the variables, float32, in the order of ``group.held``."""
 
@@ -66,7 +69,7 @@ class Floats:
         folded = jax.jit(functools.partial(_folded, plan))(variables)
         self._weights, constants, self._held = jax.device_get(folded)
         masks = (group for group in plan.groups if isinstance(group, Mask))
-        added = {operand_name(m, 1): np.where(m.kept, np.float32(0), LEAST) for m in masks}
+        added = {operand_name(m, 1): np.where(m.steps() < 0, LEAST, np.float32(0)) for m in masks}
         self._constants = constants | added
         self._normalization = normalization
 
@@ -91,6 +94,9 @@ class Floats:
     def constant(self, graph: Graph, group: Group, position: int, arrange: Arrange) -> str:
         return graph.array("constant", arrange(self._constants[operand_name(group, position)]))
 
+    def chosen(self, graph: Graph, group: Group, position: int, values: str) -> str:
+        return values
+
     def held(self, group: Subgraph) -> list[np.ndarray]:
         return self._held[group.name]
 
@@ -105,8 +111,7 @@ class Integers:
         return graph.node("DequantizeLinear", image, *_stored(graph, self._frozen.grids[INPUT]))
 
     def activation(self, graph: Graph, site: str, values: str) -> str:
-        grid = _stored(graph, self._frozen.grids[site])
-        return graph.node("DequantizeLinear", graph.node("QuantizeLinear", values, *grid), *grid)
+        return _rounded(graph, values, self._frozen.grids[site])
 
     def weight(self, graph: Graph, group: Weighted, arrange: Arrange, axis: int) -> tuple[str, str]:
         frozen = self._frozen.kernels[group.name]
@@ -130,8 +135,16 @@ class Integers:
         integers = graph.array("constant", integers)
         return graph.node("DequantizeLinear", integers, *_stored(graph, frozen.grid))
 
+    def chosen(self, graph: Graph, group: Group, position: int, values: str) -> str:
+        return _rounded(graph, values, self._frozen.constants[operand_name(group, position)].grid)
+
     def held(self, group: Subgraph) -> list[np.ndarray]:
         return self._frozen.held(group)
+
+
+def _rounded(graph: Graph, values: str, grid: Grid) -> str:
+    ends = _stored(graph, grid)
+    return graph.node("DequantizeLinear", graph.node("QuantizeLinear", values, *ends), *ends)
 
 
 def _stored(graph: Graph, grid: Grid) -> tuple[str, str]:

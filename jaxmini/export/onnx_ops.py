@@ -19,6 +19,7 @@ from jaxmini.compress.quantize.plan import (
 )
 from jaxmini.compress.quantize.products import Product
 from jaxmini.compress.quantize.program import Value
+from jaxmini.compress.quantize.questions import Question
 from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.export.onnx_convolution import convolved, outputs_first
 from jaxmini.export.onnx_islands import subgraph
@@ -33,6 +34,7 @@ from jaxmini.export.onnx_layout import (
 from jaxmini.export.onnx_moves import move, padded, pooled
 from jaxmini.export.onnx_numbers import Numbers
 from jaxmini.export.onnx_products import product
+from jaxmini.export.onnx_questions import added, question
 
 ELEMENTWISE = {"add": "Add", "mul": "Mul", "sub": "Sub"}
 
@@ -67,7 +69,8 @@ def translate(
 def _form(writer: Writer, group: Group, operands: list[Tensor | None]) -> list[Tensor]:
     match group:
         case Move():
-            return move(writer, group, operands)
+            form = question if isinstance(group, Question) else move
+            return form(writer, group, operands)
         case AveragePool():
             return [_average_pool(writer, group, *operands)]
         case Rectifier():
@@ -184,9 +187,11 @@ def _elementwise(writer: Writer, group: Elementwise, operands: list[Tensor | Non
     return _finished(writer, group, name, order)
 
 
-def _mask(writer: Writer, group: Mask, source: Tensor) -> Tensor:
+def _mask(writer: Writer, group: Mask, source: Tensor, asked: Tensor | None = None) -> Tensor:
     """What is added is 0 where a number stays, and takes it below the grid where it goes."""
-    added = writer.stored(
-        group, 1, lambda values: np.ascontiguousarray(values.transpose(source.order))
-    )
-    return writer.rounded(writer.graph.node("Add", source.name, added), source.order, group.site)
+    order = source.order
+    if asked is None:
+        name = writer.stored(group, 1, lambda v: np.ascontiguousarray(v.transpose(order)))
+    else:
+        name = added(writer, group, asked, order)
+    return writer.rounded(writer.graph.node("Add", source.name, name), order, group.site)

@@ -13,6 +13,7 @@ from jaxmini.compress.quantize.frozen import Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import INPUT, Group, Plan, Weighted
+from jaxmini.compress.quantize.questions import Question
 from jaxmini.compress.quantize.subgraph import Subgraph
 from jaxmini.export.onnx_numbers import OFFSET
 from jaxmini.export.parity import Parity, ParityError
@@ -55,6 +56,8 @@ class _Comparison:
             pixels = self.grid_of(next(n for n in self.nodes if n.op_type == "DequantizeLinear"))
             yield from self.equal("input", "grids", pixels, _pair(self.frozen.grids[INPUT]))
         for group in self.plan.groups:
+            if isinstance(group, Question):  # it stores no number of the network
+                continue
             nodes = [node for node in self.nodes if node.name.startswith(f"{group.name}/")]
             self.compared["groups"] += 1
             yield from self.grids(group, [n for n in nodes if n.op_type == "QuantizeLinear"])
@@ -71,6 +74,8 @@ class _Comparison:
         own = _pair(self.frozen.grids[group.site])
         grids = self.frozen.grids  # tokens lie on none
         allowed = {own} | {_pair(grids[site]) for site in sites if site in grids}
+        if isinstance(group, Mask):  # what a question chooses is rounded on its own
+            allowed.add(_pair(self.frozen.constants[operand_name(group, 1)].grid))
         if rounded:
             yield from self.equal(group.name, "grids", self.grid_of(rounded[-1]), own)
         for node in rounded[:-1]:

@@ -27,6 +27,8 @@ from jaxmini.export.fused import unfused
 
 # Rectifiers of the schema: the largest number each lets through.
 HIGHEST = {"NONE": None, "RELU": np.inf, "RELU6": 6.0}
+# Operators between what a mask may add, for no and for yes, and the addition.
+LOOKED_UP = frozenset({"GATHER", "GATHER_ND", "RESHAPE"})
 
 
 class ParityError(ValueError):
@@ -100,9 +102,10 @@ class _Comparison:
 
     def differences(self) -> Iterator[str]:
         found = correspond(self.file, self.plan, self.frozen)
+        grids = self.frozen.grids
         if not self.plan.reads_tokens:
-            yield from self.grids("input", self.file.inputs, [INPUT])
-        yield from self.grids("output", self.file.outputs, [self.plan.output_site])
+            yield from self.grids("input", self.file.inputs, [grids[INPUT]])
+        yield from self.grids("output", self.file.outputs, [grids[self.plan.output_site]])
         for group, op in found.pairs:
             if op is None:
                 yield f"{group.name}: no operator of the file computes it"
@@ -118,10 +121,12 @@ class _Comparison:
 
     def group(self, group: Group, op: Op, behind: Rectifier | None) -> Iterator[str]:
         self.compared["groups"] += 1
-        read_sites = [self.plan.site_of[v] for v in group.inputs if not self.plan.is_constant(v)]
+        positions = range(len(group.inputs))
+        known = [self.plan.is_constant(value) for value in group.inputs]
+        read = [self.grid_of(group, position) for position in positions if not known[position]]
         computed = [i for i in op.inputs if i >= 0 and self.file.tensors[i].data is None]
-        yield from self.grids(f"{group.name} input", computed, read_sites)
-        yield from self.grids(group.name, op.outputs, [group.site])
+        yield from self.grids(f"{group.name} input", computed, read)
+        yield from self.grids(group.name, op.outputs, [self.frozen.grids[group.site]])
         yield from self.rectifier(group, op, behind)
         if isinstance(group, Weighted):
             yield from self.kernel(group, op)
@@ -130,12 +135,19 @@ class _Comparison:
         if isinstance(group, Island):
             yield from self.held(group, op)
 
+    def grid_of(self, group: Group, position: int) -> Grid:
+        """The grid of an operand that is computed; what a mask adds by a question is frozen."""
+        site = self.plan.site_of[group.inputs[position]]
+        if isinstance(group, Mask) and position:
+            return self.frozen.constants[operand_name(group, position)].grid
+        return self.frozen.grids[site]
+
     def grids(
-        self, where: str, tensors: tuple[int, ...] | list[int], sites: list[str]
+        self, where: str, tensors: tuple[int, ...] | list[int], wanted: list[Grid]
     ) -> Iterator[str]:
         """The grids of some tensors; in any order, as a converter may swap the operands of a sum."""
         stored = sorted(_stored_grid(self.file.tensors[index]) for index in tensors)
-        frozen = sorted(_pair(self.frozen.grids[site]) for site in sites)
+        frozen = sorted(map(_pair, wanted))
         self.compared["grids"] += len(frozen)
         if stored != frozen:
             yield f"{where}: (scale, zero point) is {_listed(stored)}, frozen {_listed(frozen)}"
@@ -164,7 +176,8 @@ class _Comparison:
                 yield f"{group.name}: what it holds, number {position}, is not in its island"
 
     def constants(self, group: Elementwise | Mask, op: Op) -> Iterator[str]:
-        stored = [self.file.tensors[i] for i in op.inputs if self.file.tensors[i].data is not None]
+        stored = [self.file.tensors[i] for i in self.read(group, op)]
+        stored = [tensor for tensor in stored if tensor.data is not None]
         frozen = self.constants_of(group)
         if len(stored) != len(frozen):
             yield f"{group.name}: {len(stored)} constant operands, frozen {len(frozen)}"
@@ -175,6 +188,18 @@ class _Comparison:
                 yield f"{where}: (scale, zero point) is {_stored_grid(tensor)}, frozen {_pair(constant.grid)}"
             values = _spread(tensor.data, constant.values)
             yield from self.numbers(where, "constant_integers", values, constant.values)
+
+    def read(self, group: Group, op: Op) -> Iterator[int]:
+        """The tensors that an operator reads; of a mask by tokens the table that its addend is of."""
+        if not (isinstance(group, Mask) and group.kept is None):
+            yield from op.inputs
+            return
+        wanted = _pair(self.grid_of(group, 1))
+        for index in op.inputs:
+            if _stored_grid(self.file.tensors[index]) == wanted:
+                while (by := self.file.producer(index)) is not None and by.name in LOOKED_UP:
+                    index = by.inputs[0]
+                yield index
 
     def moved_constants(self) -> Iterator[str]:
         """The constants of concatenations: each must be an operand of some operator that moves numbers."""

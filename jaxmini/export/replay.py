@@ -6,11 +6,15 @@ What one operator rounds differently does not reach the next: a deviation is fou
 import math
 from collections.abc import Mapping
 
-from jaxmini.compress.quantize.frozen import Frozen
+import jax.numpy as jnp
+
+from jaxmini.compress.quantize.frozen import Frozen, operand_name
 from jaxmini.compress.quantize.grid import Grid
+from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.plan import Group, Plan
 from jaxmini.compress.quantize.products import Product, as_planned, as_written
 from jaxmini.compress.quantize.program import Value
+from jaxmini.compress.quantize.questions import Question
 from jaxmini.compress.quantize.simulation import centred, simulate_group, uncentred
 from jaxmini.export import edges
 from jaxmini.export.correspondence import COMPUTING, correspond
@@ -40,6 +44,7 @@ class Replay:
         found = correspond(file, plan, frozen)
         self.pairs, self.operands, self.rectified = found.pairs, found.operands, found.rectified
         self.tensors = _integers(file)
+        self.asked = {v for g in plan.groups if isinstance(g, Question) for v in g.outputs}
         ops = unfused(collapsed(file), COMPUTING).ops
         self.moved = {i for op in ops if op.name not in COMPUTING for i in op.outputs}
 
@@ -92,9 +97,16 @@ class Replay:
             return dict(values)
         inputs = dict(values)
         for value, tensor in zip(self.sources(group), self.operands[group.name], strict=True):
-            if self.expect_moved(value, tensor, values, tensors, expected):
+            if value in self.asked:
+                expected[tensor] = self.added(group, values[value], tensors[tensor])
+            elif self.expect_moved(value, tensor, values, tensors, expected):
                 self.keep(inputs, value, tensors[tensor])
         return inputs
+
+    def added(self, group: Mask, kept: Array, found: Array) -> Array:
+        """What a mask adds, of the shape of what the file ``found``."""
+        steps = jnp.asarray(self.frozen.constants[operand_name(group, 1)].values)
+        return jnp.broadcast_to(steps[kept.astype(jnp.int32)], found.shape)
 
     def expect_moved(
         self,

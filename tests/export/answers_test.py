@@ -17,6 +17,7 @@ from jaxmini.export.converter import ConversionError
 from jaxmini.export.integer import integer_file
 from jaxmini.export.parity import ParityError
 from tests.export.conftest import LABELS, make, quantized
+from tests.export.masked import masked, planned
 from tests.export.tampering import change, edited, find, set_code
 
 IMAGE = jax.ShapeDtypeStruct((2, 3), np.dtype(np.float32))
@@ -185,3 +186,25 @@ def test_an_integer_file_that_does_not_run_is_refused(turning: Form):
     wrong = edited(content, lambda model, graph: set_code(model, find(model, "RESHAPE"), unknown))
     with pytest.raises(ConversionError, match="the interpreter refuses the file"):
         answers.check_integers(wrong, plan, frozen)
+
+
+def test_tokens_are_drawn_of_all_that_the_tables_know_and_half_of_the_first():
+    for drawn in answers._drawn((4, 50), np.dtype(np.int32), 11):
+        assert drawn.dtype == np.int32
+        assert set(np.unique(drawn)) == set(range(11))
+        assert np.mean(drawn < 2) > 0.4
+    assert answers._rows(masked()[1]) == 11
+
+
+def test_a_file_that_asks_something_else_of_its_tokens_is_found():
+    content, plan, frozen = masked()
+    answers.check_integers(content, plan, frozen)
+    later, _ = planned(
+        lambda tokens: nn.combine_masks(later_than(tokens, 1), nn.make_causal_mask(tokens))
+    )
+    with pytest.raises(ParityError, match="a move, .*the farthest by 127"):
+        answers.check_integers(content, later, frozen)
+
+
+def later_than(tokens: jax.Array, word: int) -> jax.Array:
+    return nn.make_attention_mask(tokens > word, tokens > word)

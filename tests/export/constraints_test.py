@@ -112,3 +112,31 @@ def test_a_float_file_is_not_an_integer_one(convert: Callable[[str, str], Export
 
 def test_an_exported_integer_file_is(integer_bytes: bytes):
     check_integer(integer_bytes)
+
+
+def asking(*names: str, ends: str = "bool", of: str = "int32") -> File:
+    """Operators one after the other on the tokens, then a lookup; the last of them leaves ``ends``."""
+    kinds = [of, *["bool"] * (len(names) - 1), ends]
+    asked = [dataclasses.replace(X, dtype=np.dtype(kind), scale=np.zeros(0)) for kind in kinds]
+    table = dataclasses.replace(X, shape=(2,), data=np.int8([-127, 0]))
+    tensors = (*asked, table, X)
+    ops = [Op(name, (place,), (place + 1,)) for place, name in enumerate(names)]
+    last = Op("GATHER", (len(kinds), len(names)), (len(kinds) + 1,))
+    return File(tensors, (*ops, last), (0,), (len(kinds) + 1,), {}, 0)
+
+
+def test_tokens_may_be_asked_and_their_answers_looked_up():
+    check_integer(asking("NOT_EQUAL", "LOGICAL_NOT", "BROADCAST_TO", "CAST", ends="int32"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (asking("NOT_EQUAL", "CAST", ends="float32"), "operator 1 CAST is not allowed"),
+        (asking("CUMSUM", ends="int32"), "CUMSUM is not allowed"),
+        (asking("NOT_EQUAL", "CAST", ends="int32", of="int8"), "NOT_EQUAL is not allowed"),
+    ],
+)
+def test_nothing_else_may_be_made_of_them(bad: File, message: str):
+    with pytest.raises(ConstraintError, match=message):
+        check_integer(bad)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from jaxmini.compress.quantize.frozen import Frozen
 from jaxmini.compress.quantize.plan import Group, Plan
 from jaxmini.compress.quantize.program import Value
+from jaxmini.compress.quantize.questions import Question
 from jaxmini.compress.quantize.simulation import simulate_group
 from jaxmini.export.onnx_layout import Tensor
 from jaxmini.export.onnx_numbers import Integers
@@ -34,8 +35,12 @@ def deviations(plan: Plan, frozen: Frozen, inputs: np.ndarray) -> list[tuple[Gro
         {},
     )
     names = {tensor.name for tensor in tensors.values()} - {logits.name, "inputs"}
+    asked = {tensors[v].name for g in plan.groups if isinstance(g, Question) for v in g.outputs}
     model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in sorted(names)
+        helper.make_tensor_value_info(
+            name, TensorProto.BOOL if name in asked else TensorProto.FLOAT, None
+        )
+        for name in sorted(names)
     )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -53,15 +58,17 @@ def deviations(plan: Plan, frozen: Frozen, inputs: np.ndarray) -> list[tuple[Gro
 
     def apart(group: Group, arrays: list[jax.Array]) -> np.ndarray:
         pairs = zip(group.outputs, arrays, strict=True)
-        return np.concatenate([np.abs(values[v] - np.asarray(a)).ravel() for v, a in pairs])
+        return np.concatenate(
+            [np.abs(np.float32(values[v]) - np.float32(a)).ravel() for v, a in pairs]
+        )
 
     results = simulated(values)
     return [(group, apart(group, a)) for group, a in zip(plan.groups, results, strict=True)]
 
 
 def _steps(tensor: Tensor, frozen: Frozen, found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What stands in the file, in JAX's order of axes and in steps from 0; tokens as they are."""
+    """What stands in the file, in JAX's order of axes and in steps from 0; tokens, yes and no as they are."""
     array = found[tensor.name].transpose(np.argsort(tensor.order))
-    if array.dtype == np.int32:
+    if array.dtype in (np.int32, np.bool_):
         return array
     return np.round(array / np.float32(frozen.grids[tensor.site].scale))

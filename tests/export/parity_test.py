@@ -11,6 +11,7 @@ from jaxmini.compress.quantize import Frozen, Grid, Plan
 from jaxmini.export import Artifact, Exported, ParityError, integer_form, tflite
 from jaxmini.export.flatbuffer import read, schema_module
 from jaxmini.export.parity import check
+from tests.export.masked import masked
 from tests.export.tampering import change, edited, find, set_code
 
 
@@ -135,3 +136,17 @@ def test_a_file_of_another_network_is_refused(
 ):
     with pytest.raises(ParityError, match="no operator of the file computes it"):
         check(convert("int8", "litert").path, *integer_form(branched_artifact))
+
+
+def test_what_a_mask_by_tokens_may_add_is_compared():
+    content, plan, frozen = masked()
+    assert check(content, plan, frozen).constant_integers >= 2 * 2
+    name = "Encoder/attention1:mask#1"
+    step = frozen.constants[name]
+    for other, message in (
+        (dataclasses.replace(step, values=np.int8([-126, 0])), "mask constant: 1 of 2 differ"),
+        (dataclasses.replace(step, grid=Grid(np.float32(0.5), np.int32(0))), "mask input: "),
+    ):
+        changed = dataclasses.replace(frozen, constants={**frozen.constants, name: other})
+        with pytest.raises(ParityError, match=f"Encoder/attention1:{message}"):
+            check(content, plan, changed)

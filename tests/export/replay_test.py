@@ -13,7 +13,9 @@ from jaxmini.export import Artifact, edges, integer_form
 from jaxmini.export.flatbuffer import File
 from jaxmini.export.integer import integer_file
 from jaxmini.export.replay import Replay
+from tests.compress.quantize.token_nets import sentences
 from tests.export.conftest import make, quantized
+from tests.export.masked import masked
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +104,17 @@ def test_fused_rectifiers_are_expected_where_they_are(images: np.ndarray):
     (pooled,) = written_by(file, "MAX_POOL_2D")
     other = replay(tensors | {pooled: tensors[pooled] ^ 64})
     np.testing.assert_array_equal(other[pooled], expected[pooled])
+
+
+def test_what_a_mask_by_tokens_adds_is_expected_where_it_is_looked_up():
+    content, plan, frozen = masked()
+    file = Interpreter(content).file
+    replay = Replay(file, plan, frozen)
+    interpreter = Interpreter(content, keep_all=True)
+    for tokens in np.asarray(sentences())[:4]:
+        interpreter.run(tokens[None])
+        tensors = {index: interpreter.tensor(index).copy() for index in replay.tensors}
+        expected = replay(tensors)
+        assert written_by(file, "ADD", "SOFTMAX", "GATHER_ND", "GATHER") <= expected.keys()
+        for index, integers in expected.items():
+            np.testing.assert_array_equal(np.ravel(integers), np.ravel(tensors[index]))

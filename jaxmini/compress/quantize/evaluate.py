@@ -67,8 +67,8 @@ class Hooks(Protocol):
     def moved(self, group: Move, results: list[Array]) -> list[Array]:
         """What was moved, which stays on the grid of ``group.site``."""
 
-    def mask(self, group: Mask, values: Array) -> Array:
-        """The values with the hidden ones below all others, on the grid of ``group.site``."""
+    def mask(self, group: Mask, values: Array, kept: Array) -> Array:
+        """The values with those not ``kept`` below all others, on the grid of ``group.site``."""
 
     def average(self, group: AveragePool, values: Array) -> Array:
         """The averages as they leave a pool: they stay on the grid of ``group.site``."""
@@ -105,8 +105,8 @@ class Float:
     def moved(self, group: Move, results: list[Array]) -> list[Array]:
         return results
 
-    def mask(self, group: Mask, values: Array) -> Array:
-        return group.hidden(self.activation(group.site, group.lowered(values)), LEAST)
+    def mask(self, group: Mask, values: Array, kept: Array) -> Array:
+        return group.hidden(self.activation(group.site, group.lowered(values, kept)), kept, LEAST)
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return values
@@ -165,7 +165,8 @@ def _results(plan: Plan, group: Group, operands: list[Array], hooks: Hooks) -> l
         case Subgraph():
             values = hooks.subgraph(group, operands)
         case Mask():
-            return [hooks.mask(group, *operands)]
+            values, *asked = operands
+            return [hooks.mask(group, values, *(asked or [group.kept]))]
     values = _held(group, values, hooks)
     return [hooks.activation(group.site, values) if group.site in plan.sites else values]
 

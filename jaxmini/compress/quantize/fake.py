@@ -64,9 +64,9 @@ class FakeQuant(Float):
             else symmetric(values, self.plan.constant_bits),
         )
 
-    def mask(self, group: Mask, values: Array) -> Array:
-        rounded = self.activation(group.site, group.lowered(values))
-        return group.hidden(rounded, least(self.grids[group.site]))
+    def mask(self, group: Mask, values: Array, kept: Array) -> Array:
+        rounded = self.activation(group.site, group.lowered(values, kept))
+        return group.hidden(rounded, kept, least(self.grids[group.site]))
 
     def average(self, group: AveragePool, values: Array) -> Array:
         return fake_quant_average(values, self.grids[group.site])

@@ -97,7 +97,7 @@ class Frozen:
         grids: the grid of each site of the plan.
         kernels: the kernel of each ``Weighted`` group, by the group's name.
         constants: the constant operands of the other groups, by ``operand_name(group, position)``; what a
-            mask adds is its second.
+            mask adds is its second, for no and for yes where a question says which.
         floats: what islands hold of the variables, float32, by ``operand_name(group, position in held)``.
     """
 
@@ -268,9 +268,9 @@ class Dequantized:
     def moved(self, group: Move, results: list[Array]) -> list[Array]:
         return results
 
-    def mask(self, group: Mask, values: Array) -> Array:
-        rounded = self.activation(group.site, group.lowered(values))
-        return group.hidden(rounded, least(self.frozen.grids[group.site]))
+    def mask(self, group: Mask, values: Array, kept: Array) -> Array:
+        rounded = self.activation(group.site, group.lowered(values, kept))
+        return group.hidden(rounded, kept, least(self.frozen.grids[group.site]))
 
 
 def _frozen_kernel(

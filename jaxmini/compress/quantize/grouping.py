@@ -81,7 +81,8 @@ class Grouping:
         groups = tuple(dataclasses.replace(g, site=self.root(g.site)) for g in self.groups)
         site_of = {value: self.root(site) for value, site in self.site_of.items()}
         has_grid = self.program.types[self.program.input].dtype == np.float32
-        sites = tuple(dict.fromkeys([INPUT] * has_grid + [g.site for g in groups]))
+        held = [INPUT] * has_grid + [g.site for g in groups if g.site != INPUT]
+        sites = tuple(dict.fromkeys(held))
         ties = {root: self.partners(root) for root in sites if root in self.tied.values()}
         for root, others in ties.items():
             _check_shared(root, others, fixed)

@@ -104,13 +104,19 @@ class Region:
         reads, held = read_by(grouping, self.ops)
         for op in self.ops:
             check_float32(op, grouping.program, answers=op is not self.ops[-1])
-            if any(grouping.program.types[value].dtype != np.float32 for value in reads):
+            if not all(self._is_number(grouping, value) for value in reads):
                 refuse(op, "the island reads the numbers of tokens", KNOWN_BEFORE, in_float=False)
         inputs = tuple(map(grouping.resolved, reads))
         name, last = grouping.unique(self.name), self.ops[-1]
         grouping.add(
             Island(name, name, inputs, last.outputs, last, self.ops, reads, held, self.declared)
         )
+
+    @staticmethod
+    def _is_number(grouping: Grouping, value: int) -> bool:
+        """Whether a value has been placed on a grid: token numbers and masks by them are on none."""
+        is_float = grouping.program.types[value].dtype == np.float32
+        return is_float and grouping.resolved(value) in grouping.site_of
 
 
 def modules(path: str) -> list[str]:

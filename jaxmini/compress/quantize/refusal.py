@@ -13,6 +13,16 @@ KNOWN_BEFORE = (
     "weights_only(), which leaves all but kernels as it is"
 )
 
+ANSWERED = "it makes numbers of a question that the model asks of its input, as a mask of padding"
+
+# What may be done with the numbers of tokens besides.
+OF_TOKENS = (
+    "ask each token by itself, tokens != 0, and hide places from attention by it, as "
+    "nn.MultiHeadDotProductAttention does with mask= or jnp.where(mask, scores, -1e9); in place of a mean "
+    "over some places read one of them, x[:, 0], or take the mean over all; look up numbers of tokens with "
+    "nn.Embed; or quantize with weights_only(), which leaves all but kernels as it is"
+)
+
 CURVES = "use nn.gelu, nn.silu or nn.hard_swish for elu, softplus and their like"
 
 RUNNING = "make BatchNorm use its running statistics, nn.BatchNorm(use_running_average=not train)"
@@ -26,7 +36,8 @@ REMEDIES = {
     "argmax": "return the logits, and take the largest outside the quantized model",
     "cond": "write the choice in Python",
     "custom_jvp_call": CURVES,
-    "convert_element_type": "compute in floats; look up numbers of tokens with nn.Embed",
+    "convert_element_type": "compute in floats; look up numbers of tokens with nn.Embed, and for a mask "
+    "ask of them, tokens > 0",
     "eq": "return the logits; use nn.Embed for one_hot",
     "erf": "use the tanh form, nn.gelu(x, approximate=True)",
     "erfc": "use the tanh form, nn.gelu(x, approximate=True)",
@@ -78,12 +89,14 @@ def check_answers(op: Op, program: Program) -> None:
     """Refuse numbers that are made of yes and no: masks, one_hot."""
     types = [program.types[value].dtype for value in op.inputs if isinstance(value, int)]
     if op.name == "convert_element_type" and types == [jnp.bool_]:
-        tokens = program.types[program.input].dtype == jnp.int32
-        lookup = "look up numbers of tokens with nn.Embed; " if tokens else ""
-        reason = (
-            "it makes numbers of a question that the model asks of its input, as a mask of padding"
-        )
-        refuse(op, reason, lookup + KNOWN_BEFORE, in_float=not tokens)
+        if program.types[program.input].dtype == jnp.int32:
+            refuse_answers(op)
+        refuse(op, ANSWERED, KNOWN_BEFORE)
+
+
+def refuse_answers(op: Op) -> NoReturn:
+    """Refuse numbers that are made of a question of tokens, and are no mask of attention."""
+    refuse(op, ANSWERED, OF_TOKENS, in_float=False)
 
 
 def check_float32(op: Op, program: Program, *, answers: bool = False) -> None:

@@ -5,11 +5,11 @@ An operation without a rule is an error: what training did not see would be wron
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from jaxmini.compress.quantize import functions, islands, masks, norms, points, products
+from jaxmini.compress.quantize import functions, islands, masks, norms, points, products, questions
 from jaxmini.compress.quantize.contraction import is_plain, rearranged
 from jaxmini.compress.quantize.convolutions import convolution
 from jaxmini.compress.quantize.grid import Grid
@@ -27,12 +27,13 @@ from jaxmini.compress.quantize.plan import (
     Rectifier,
     Weighted,
 )
-from jaxmini.compress.quantize.program import Literal, Op, Program
+from jaxmini.compress.quantize.program import Literal, Op, Program, Value
 from jaxmini.compress.quantize.refusal import (
     check_answers,
     check_batch_statistics,
     check_float32,
     refuse,
+    refuse_answers,
 )
 
 
@@ -60,23 +61,37 @@ def group(
         raise ValueError("quantize: the model's input is int32, token numbers: they have no grid")
     grouping = Grouping(program)
     active = [op for op in program.ops if grouping.is_activation(op.outputs[0])]
-    if dtype == np.int32:  # what is done to numbers of tokens is for the lookups to judge
+    if dtype == np.int32:  # what is done to numbers of tokens is for lookups and masks to judge
         active = [op for op in active if program.types[op.outputs[0]].dtype == np.float32]
     for op in active:
         check_batch_statistics(op, program)
     regions = islands.find(grouping, [d for d in declared if isinstance(d, islands.float_island)])
     integer = norms.chosen(regions, [d for d in declared if isinstance(d, norms.integer_norm)])
+    answers = questions.answers(grouping)
     for op in active:
         value = op.outputs[0]
         if value in integer:
             norms.place(grouping, regions[value], _grouped)
         elif value in regions:
             regions[value].place(grouping)
-        elif value not in grouping.taken and not functions.apply_function(grouping, op):
-            _grouped(grouping, op)
+        elif value not in grouping.taken and value not in answers:
+            _placed(grouping, op, answers)
+    _check_output(grouping, answers)
+    return products.arranged(grouping.finish({} if input_grid is None else {INPUT: input_grid}))
+
+
+def _check_output(grouping: Grouping, answers: Mapping[Value, questions.Answer]) -> None:
+    if grouping.output in answers:
+        refuse_answers(grouping.producers[grouping.output])
     if not grouping.is_activation(grouping.output):
         raise ValueError("quantize: the model's output does not depend on its input")
-    return products.arranged(grouping.finish({} if input_grid is None else {INPUT: input_grid}))
+
+
+def _placed(grouping: Grouping, op: Op, answers: Mapping[Value, questions.Answer]) -> None:
+    """Group a mask by tokens, a function, or what has a rule."""
+    if masks.asked_mask(grouping, op, answers) or functions.apply_function(grouping, op):
+        return
+    _grouped(grouping, op)
 
 
 def _grouped(grouping: Grouping, op: Op) -> None:

@@ -133,7 +133,7 @@ class _Integers:
 
     def __init__(self, plan: Plan, frozen: Frozen, group: Group) -> None:
         self.plan, self.frozen, self.group = plan, frozen, group
-        self.grid = frozen.grids[group.site]
+        self.grid = frozen.grids.get(group.site)  # questions are on none
 
     def operand(self, values: Mapping[Value, Array], position: int) -> Array:
         value = self.group.inputs[position]
@@ -234,9 +234,12 @@ class _Integers:
         add = functools.partial(_apply, self.group)
         return self.fixed_point_sum((first, second), (self.scale(0), self.scale(1)), add)
 
-    def mask(self, inputs: Array) -> Array:
+    def mask(self, inputs: Array, *asked: Array) -> Array:
         added = self.constant(1)
-        terms = inputs, jnp.float32(added.values)
+        steps = jnp.float32(added.values)
+        for kept in asked:
+            steps = steps[kept.astype(jnp.int32)]
+        terms = inputs, steps
         return self.fixed_point_sum(terms, (self.scale(0), np.float32(added.grid.scale)), jnp.add)
 
     def fixed_point_sum(

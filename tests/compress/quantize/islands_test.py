@@ -194,15 +194,14 @@ KNOWN = "make masks and choices of constants.*weights_only"
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_a_mask_made_of_tokens_is_refused_with_the_way_out(inside):
-    with pytest.raises(ValueError, match=f"as a mask of padding.*{KNOWN}") as error:
-        plan_of(Padded(inside), TOKENS)
-    assert "float_island" not in str(error.value)  # an island has nothing to read tokens by
+def test_a_mask_made_of_tokens_needs_no_island(inside):
+    assert not any(group.in_float for group in plan_of(Padded(inside), TOKENS).groups)
     model = from_linen(Padded(inside))
     variables = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
     make_plan(quantize(model, weights_only()), {**variables, "quant": {}}, TOKENS)
 
 
-def test_an_island_that_reads_tokens_is_refused():
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_island_that_reads_tokens_or_a_mask_by_them_is_refused(inside):
     with pytest.raises(ValueError, match=f"the island reads the numbers of tokens.*{KNOWN}"):
-        declared(Padded(True), "masked", inputs=TOKENS)
+        declared(Padded(inside), "masked", inputs=TOKENS)

@@ -9,7 +9,7 @@ from quantize_functions import alone, planned
 
 from jaxmini.compress.quantize import Grid
 from jaxmini.compress.quantize.grid import HIGH, LOW, dequantized, least, quantized
-from jaxmini.compress.quantize.masks import HALF_STEP, Mask, _smallest
+from jaxmini.compress.quantize.masks import HALF_STEP, Mask
 
 SHAPE = (2, 4, 4)
 CAUSAL = np.tril(np.ones((4, 4), bool))
@@ -28,7 +28,7 @@ def masked(function) -> Mask:
 def test_the_hidden_numbers_of_a_row_together_get_less_than_half_a_step(kept, seed):
     group = mask([kept])
     scores = np.random.default_rng(seed).normal(0, 3, (1, len(kept))).astype(np.float32)
-    lowered = np.float64(group.lowered(jnp.asarray(scores)))
+    lowered = np.float64(group.lowered(jnp.asarray(scores), group.kept))
     np.testing.assert_array_equal(lowered[group.kept], scores[group.kept])
     # Beside the least score that is kept alone, which is the worst there can be.
     hidden = np.exp(lowered[~group.kept] - scores[group.kept].min()).sum()
@@ -66,8 +66,10 @@ def test_hidden_numbers_take_the_floor_and_have_no_gradient():
     grid = Grid(np.float32(0.5), np.int32(10))
     group = mask([[True, False, True]])
     values = jnp.float32([[1, 2, 3]])
-    np.testing.assert_array_equal(group.hidden(values, least(grid)), [[1, -69, 3]])
-    np.testing.assert_array_equal(group.hidden(values, -1e9), np.float32([[1, -1e9, 3]]))
+    np.testing.assert_array_equal(group.hidden(values, group.kept, least(grid)), [[1, -69, 3]])
+    np.testing.assert_array_equal(
+        group.hidden(values, group.kept, -1e9), np.float32([[1, -1e9, 3]])
+    )
     assert str(mask(CAUSAL)) == "hides 38%"
 
 
@@ -93,13 +95,29 @@ def test_a_mask_is_kept_as_small_as_it_is():
         4,
     )
     # The last axis stays: its size says how many numbers may be hidden.
-    assert _smallest(np.ones((2, 3, 4), bool)).shape == (1, 1, 4)
+    assert masked(lambda x: jnp.where(np.ones((2, 4, 4), bool), x, -1e9)).kept.shape == (1, 1, 4)
 
 
-@given(st.lists(st.booleans(), min_size=2 * 3 * 2, max_size=2 * 3 * 2))
-def test_nothing_of_a_mask_is_lost_by_making_it_small(numbers):
-    kept = np.reshape(numbers, (2, 3, 2))
-    np.testing.assert_array_equal(np.broadcast_to(_smallest(kept), kept.shape), kept)
+def asked(length=4) -> Mask:
+    return Mask("m", "m", (), (), None, None, length)
+
+
+@given(st.lists(st.booleans(), min_size=2 * 3 * 4, max_size=2 * 3 * 4), st.integers(0, 99))
+def test_a_question_may_hide_whole_rows_and_all_there_is(numbers, seed):
+    group, kept = asked(), np.reshape(numbers, (2, 3, 4))
+    scores = np.random.default_rng(seed).normal(0, 3, kept.shape).astype(np.float32)
+    lowered = np.asarray(group.lowered(jnp.asarray(scores), kept))
+    least = scores[kept].min() if kept.any() else scores.min()
+    assert group.margin == pytest.approx(np.log(3 / HALF_STEP))
+    assert lowered.min() == pytest.approx(least - group.margin * (not kept.all()), abs=1e-4)
+    np.testing.assert_array_equal(lowered[kept], scores[kept])
+    if not kept.any():
+        assert lowered.max() == scores.max()
+
+
+def test_what_a_question_adds_is_one_of_two():
+    np.testing.assert_array_equal(asked().steps(), np.int8([-127, 0]))
+    assert str(asked()) == "hides by tokens"
 
 
 @pytest.mark.parametrize(
