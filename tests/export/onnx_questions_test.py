@@ -66,6 +66,7 @@ def test_a_masked_net_answers_as_the_network(name: str):
     assert compared.constant_integers >= 2 * 2
     simulated = np.asarray(simulate(plan, frozen, TOKENS))
     for optimized in (True, False):
-        assert compare(simulated, onnx_integers(content, optimized=optimized)(TOKENS)).largest <= 2
+        found = onnx_integers(content, optimized=optimized)(TOKENS)
+        assert compare(simulated.reshape(-1, 4), found.reshape(-1, 4)).largest <= 2
     for group, steps in deviations(plan, frozen, TOKENS):
         assert steps.max() <= 1, group.name
