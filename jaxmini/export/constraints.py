@@ -108,6 +108,7 @@ QUESTIONS = frozenset(
     {
         "BROADCAST_TO",
         "CAST",
+        "CONCATENATION",
         "EQUAL",
         "EXPAND_DIMS",
         "GREATER",

@@ -73,6 +73,8 @@ def _asked(writer: Writer, op: Op, operands: Sequence[Tensor | None]) -> list[Te
         return [Tensor(name, order, group.site)]
     if op.name in SAME:
         return list(operands)
+    if op.name == "concatenate":
+        return MOVES[op.name](writer, group, list(operands))
     if op.name not in MOVES:
         raise refusal(op)
     places = tuple(np.asarray(value.value) for value in op.inputs[1:])

@@ -12,13 +12,17 @@ from jaxmini.evaluate.operators import operator_parity
 from jaxmini.evaluate.parity import file_parity
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
 from jaxmini.export import Artifact, Layout, MicroError, integer_form, predict, tflite
+from jaxmini.export.constraints import QUESTIONS
+from tests.compress.quantize.token_nets import sentences
 from tests.export.conftest import SHAPE
+from tests.export.masked import masked
 from tests.export.tampering import edited, find, set_code
 
 pytest.importorskip("tflite_micro", reason="needs jaxmini[micro]")
 
 # Its dense layer rounds twice, the reference kernels' once: one number in some hundreds is off by one.
 DENSE_SHARE = 0.02
+MASKED_STEPS = 3  # of two blocks of attention, ten dense layers one after the other
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +136,21 @@ def test_a_damaged_file_is_a_message(integer_path: Path):
 
     with pytest.raises(MicroError, match="TFLite-Micro does not run the file:\n  "):
         Interpreter(edited(integer_path.read_bytes(), no_second_term), kernels="micro")
+
+
+def test_a_mask_by_tokens_is_the_reference_kernels_bit_for_bit():
+    """Comparisons of tokens, the look-up of what is added, and the addition."""
+    content, _, _ = masked()
+    ours, theirs = (
+        Interpreter(content, kernels=kind, keep_all=True) for kind in ("micro", "reference")
+    )
+    for tokens in np.asarray(sentences())[:4]:
+        ours.run(tokens[None])
+        theirs.run(tokens[None])
+        asked = [op for op in ours.file.ops if op.name in QUESTIONS | {"GATHER", "GATHER_ND"}]
+        assert {"GREATER", "LOGICAL_AND", "CAST"} <= {op.name for op in asked}
+        for op in asked:
+            found, expected = (one.tensor(op.outputs[0]) for one in (ours, theirs))
+            np.testing.assert_array_equal(found, expected)
+        outputs = [one.tensor(one.file.outputs[0]).astype(int) for one in (ours, theirs)]
+        assert np.abs(np.subtract(*outputs)).max() <= MASKED_STEPS

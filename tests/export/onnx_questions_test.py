@@ -32,6 +32,7 @@ QUESTIONS = {
     "or": lambda t: (t == 3)[:, None, :] | BEFORE,
     "xor": lambda t: (t > 3)[:, None, :] ^ (t > 6)[:, :, None],
     "turned": lambda t: ((t > 3)[:, :, None] & (t != 5)[:, None, :]).transpose(0, 2, 1),
+    "joined": lambda t: jnp.concatenate([np.ones((len(t), 1), bool), t[:, 1:] > 0], 1)[:, None, :],
     "same": lambda t: t[:, :, None] == t[:, None, :],
 }
 

@@ -148,13 +148,16 @@ def _answer(grouping: Grouping, op: Op, found: Mapping[Value, Answer]) -> Answer
     first, *others = op.inputs
     if op.name in SHAPING and all(isinstance(value, Literal) for value in others):
         return _moved(grouping, op, found[first], [value.value for value in others])
-    if op.name not in ELEMENTWISE:
+    if op.name not in ELEMENTWISE | {"concatenate"}:
         return None
     operands = [
         _of_literal(value) if isinstance(value, Literal) else found.get(value)
         for value in op.inputs
     ]
-    return None if None in operands else _joined(grouping, op, operands)
+    if None in operands:
+        return None
+    combine = _joined if op.name in ELEMENTWISE else _concatenated
+    return combine(grouping, op, operands)
 
 
 def _moved(grouping: Grouping, op: Op, answer: Answer, places: Sequence[np.ndarray]) -> Answer:
@@ -200,6 +203,22 @@ def _joined(grouping: Grouping, op: Op, operands: Sequence[Answer]) -> Answer | 
         return None
     yes = {case for case, number in zip(cases, results, strict=True) if number == numbers[1]}
     join = _formula(yes, len(asked))
+    return Answer(_emitted(grouping, join, asked, op.path), *numbers)
+
+
+def _concatenated(grouping: Grouping, op: Op, operands: Sequence[Answer]) -> Answer | None:
+    """Answers side by side, if they are of the same two numbers; a place of one's own may be always yes."""
+    numbers = np.unique([number for operand in operands for number in (operand.no, operand.yes)])
+    if len(numbers) != 2:
+        return None
+    shapes = [grouping.program.shape(value) for value in op.inputs]
+
+    def join(*asked: Array) -> Array:
+        left = iter(asked)
+        parts = [o.no == numbers[1] if o.asked is None else next(left) for o in operands]
+        return op.bind(*map(jnp.broadcast_to, parts, shapes))[0]
+
+    asked = [operand.asked for operand in operands if operand.asked is not None]
     return Answer(_emitted(grouping, join, asked, op.path), *numbers)
 
 

@@ -83,6 +83,9 @@ FORMS = {
     "next": lambda s, t: jnp.where((t[:, 1:] < 5)[:, None, :], s[..., 1:], -1e9),
     "mapped": lambda s, t: jax.vmap(lambda s, t: jnp.where(t[None] != 0, s, -1e9))(s, t),
     "reshaped": lambda s, t: jnp.where((t != 0).reshape(-1, 1, LENGTH), s, -1e9),
+    "joined": lambda s, t: jnp.where(
+        jnp.concatenate([jnp.ones((len(t), 1), bool), t[:, 1:] != 0], 1)[:, None], s, -1e9
+    ),
     "turned": lambda s, t: jnp.where(both(t).transpose(0, 2, 1), s, -1e9),
 }
 
