@@ -60,9 +60,9 @@ class Noting(Float):
         self.asked.append(f"constant {position} of {group.name}")
         return super().constant(group, position)
 
-    def mask(self, group, values):
+    def mask(self, group, values, kept):
         self.asked.append(f"mask {group.name}")
-        return super().mask(group, values)
+        return super().mask(group, values, kept)
 
 
 def test_a_mode_is_asked_in_the_order_of_groups():
