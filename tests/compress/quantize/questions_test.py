@@ -18,7 +18,8 @@ from jaxmini.compress.quantize import calibrate, freeze, make_plan, quantize, si
 from jaxmini.compress.quantize.evaluate import Float, evaluate
 from jaxmini.compress.quantize.masks import Mask
 from jaxmini.compress.quantize.questions import Question, _formula, smallest
-from jaxmini.export import integer_file
+from jaxmini.evaluate.interpreter import Interpreter
+from jaxmini.export import Layout, integer_file
 from jaxmini.model import Model, from_linen
 
 TOKENS = sentences()
@@ -147,6 +148,16 @@ def test_the_file_computes_it(name):
 @pytest.mark.parametrize("name", NETS)
 def test_both_back_ends_store_equal_integers(name):
     check(NETS[name], TOKENS, backend="jax2tf", tolerance=1e-5, most=3)
+
+
+def test_a_file_may_take_several_sentences_at_a_time():
+    _, twin, variables, tokens = net(NETS["causal"], TOKENS)
+    made = make_plan(twin, variables, tokens[:3])
+    frozen = freeze(made, variables)
+    content, _ = integer_file(made, frozen, "litert", Layout(batch=3))
+    for three in (tokens[:3], tokens[3:6]):
+        found = Interpreter(content).run(np.asarray(three))
+        np.testing.assert_array_equal(found, simulate(made, frozen, three))
 
 
 @pytest.mark.parametrize("name", ["padding", "keys", "causal", "added"])
