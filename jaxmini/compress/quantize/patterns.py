@@ -8,8 +8,8 @@ from jaxmini.compress.quantize.fold import Affine, is_per_channel
 from jaxmini.compress.quantize.plan import Clamp
 from jaxmini.compress.quantize.program import Literal, Op, Program, Value
 
-# Numbers below are minus infinity in all but name: -1e9, the least float32.
-HIDDEN = -1e4
+# Numbers below are minus infinity in all but name: -10000 (BERT's), -1e9, the least float32.
+HIDDEN = -9e3
 AFFINE = frozenset({"add", "sub", "mul", "div", "neg"})
 
 
@@ -21,7 +21,7 @@ def scalar(value: Value) -> float | None:
 
 
 def hides(value: Value) -> bool:
-    """Whether a literal holds minus infinity in all but name (-1e9, the least float32): a mask's."""
+    """Whether a literal holds minus infinity in all but name (-1e4, -1e9, the least float32): a mask's."""
     return isinstance(value, Literal) and bool((np.asarray(value.value) < HIDDEN).any())
 
 

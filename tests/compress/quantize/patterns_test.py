@@ -41,7 +41,13 @@ def test_a_scalar_is_a_literal_of_one_number():
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [(-np.inf, True), ([0, -1e9], True), (np.finfo(np.float32).min, True), ([-1e4, 5], False)],
+    [
+        (-np.inf, True),
+        ([0, -1e9], True),
+        (np.finfo(np.float32).min, True),
+        ([-1e4, 5], True),
+        ([-9e3, 5], False),
+    ],
 )
 def test_a_mask_holds_minus_infinity_in_all_but_name(values, expected):
     assert hides(literal(values)) is expected

@@ -44,9 +44,9 @@ def hidden(function, tokens=TOKENS):
     """Which of the scores a function hides: in the model, and in the plan of it."""
     made = plan(function, tokens)
     variables = {"params": {"table": TABLE}}
-    expected = np.asarray(function(jnp.take(TABLE, tokens, axis=0), tokens)) < -1e4
+    expected = np.asarray(function(jnp.take(TABLE, tokens, axis=0), tokens)) < -5e3
     answers = evaluate(made, Float(made, variables), tokens)
-    return expected, np.asarray(answers) < -1e4
+    return expected, np.asarray(answers) < -5e3
 
 
 def both(tokens):
@@ -68,7 +68,8 @@ FORMS = {
     ),
     "added": lambda s, t: s + jnp.where((t != 0)[:, None, :], 0.0, -1e9),
     "added_before": lambda s, t: jnp.where(t[:, None, :] == 0, -1e9, 0.0) + s,
-    "bert": lambda s, t: s + (1.0 - (t > 0).astype(jnp.float32))[:, None, :] * -1e9,
+    "bert": lambda s, t: s + (1.0 - (t > 0).astype(jnp.float32))[:, None, :] * -10000.0,
+    "bert_lower": lambda s, t: s + (1.0 - (t > 0).astype(jnp.float32))[:, None, :] * -1e9,
     "subtracted": lambda s, t: s - (1.0 - (t > 0).astype(jnp.float32))[:, None, :] * 1e9,
     "added_twice": lambda s, t: (
         s + (jnp.where(t != 0, 0.0, -1e9)[:, None, :] + jnp.where(CAUSAL, 0.0, -1e9))
