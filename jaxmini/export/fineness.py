@@ -31,7 +31,10 @@ def require_coarse(plan: Plan, frozen: Frozen) -> None:
 
 
 def _step(plan: Plan, frozen: Frozen, group: Group) -> float | None:
-    """The largest step of what a group sums, or multiplies; None where no kernel multiplies it again."""
+    """The largest step of what a group sums, or multiplies; None where no kernel multiplies it again.
+
+    A mean's kernel multiplies by what is left of the step after the division.
+    """
 
     def scale(position: int) -> float:
         value = group.inputs[position]
@@ -44,7 +47,7 @@ def _step(plan: Plan, frozen: Frozen, group: Group) -> float | None:
             kernel = frozen.kernels[group.name]
             return float(np.max(kernel.input_scale * kernel.scale))
         case Mean():
-            return scale(0)
+            return scale(0) / group.count
         case Product():
             return scale(0) * scale(1)
         case Elementwise() if group.op.name == "mul":

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxmini.compress.quantize import Grid, calibrate, freeze, make_plan, quantize
+from jaxmini.compress.quantize import Grid, calibrate, freeze, make_plan, quantize, simulate
+from jaxmini.evaluate.interpreter import Interpreter
 from jaxmini.export.fineness import LIMIT, require_coarse
 from jaxmini.export.integer import integer_file
 from jaxmini.model import from_linen
@@ -59,3 +60,33 @@ def test_what_kernels_multiply_by_passes(network):
                 require_coarse(plan, changed)
         else:
             require_coarse(plan, changed)
+
+
+class Means(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.mean(-1)
+
+
+def test_a_mean_may_be_as_much_finer_as_it_has_numbers():
+    """Those of a wide transformer's places, before LayerNorm takes them away, are next to nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 3, 768)).astype(np.float32)
+    x += rng.uniform(-0.02, 0.02, (4, 3, 1)).astype(np.float32) - x.mean(-1, keepdims=True)
+    model = quantize(from_linen(Means()))
+    variables = calibrate(model, model.init(jax.random.key(0), x[:1]), [x])
+    plan = make_plan(model, variables, x[:1])
+    frozen = freeze(plan, variables)
+    given, mean = frozen.grids["input"], frozen.grids[plan.output_site]
+    assert given.scale > 150 * mean.scale
+    for factor in (1.0, 3.0, 100.0):
+        finer = Grid(np.float32(mean.scale / factor), mean.zero_point)
+        changed = dataclasses.replace(frozen, grids={**frozen.grids, plan.output_site: finer})
+        content, _ = integer_file(plan, changed, "litert")
+        net = Interpreter(content)
+        for one in x:
+            steps = np.round(one[None] / given.scale) + given.zero_point
+            net.run(np.clip(steps, -128, 127).astype(np.int8))
+            np.testing.assert_array_equal(
+                net.tensor(net.file.outputs[0]), simulate(plan, changed, jnp.asarray(one[None]))
+            )
