@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from quantize_checks import trained
 from quantize_nets import Attention, Functions, Gates, pictures, start
 
 from jaxmini.compress.quantize import (
@@ -134,27 +134,7 @@ def test_frozen_numbers_do_not_depend_on_the_batch():
 @pytest.mark.parametrize("name", ["vit", "gates"])
 def test_it_trains(name):
     model, _, variables, x, _ = quantized_net(name)
-    target = jnp.arange(4)
-    tx = optax.sgd(0.02)
-
-    @jax.jit
-    def step(variables, opt_state):
-        def loss_fn(params):
-            logits, updates = model.apply({**variables, "params": params}, x, train=True)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, target).mean()
-            return loss, updates
-
-        (loss, updates), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
-        changes, opt_state = tx.update(grads, opt_state)
-        params = optax.apply_updates(variables["params"], changes)
-        return {**variables, **updates, "params": params}, opt_state, loss, grads
-
-    opt_state, losses = tx.init(variables["params"]), []
-    for _ in range(5):
-        variables, opt_state, loss, grads = step(variables, opt_state)
-        losses.append(float(loss))
-        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
-    assert losses[-1] < losses[0]
+    trained(model, variables, x, jnp.arange(4))
 
 
 def test_hidden_scores_get_no_attention():

@@ -6,11 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quantize_checks import check, net, plan_of, refusal, run
+from quantize_checks import check, net, plan_of, refusal, run, trained
 from token_nets import LENGTH, NETS, WIDTH, WORDS, Encoder, causal, sentences
 
 from jaxmini.axis import AXIS
@@ -189,26 +188,7 @@ def test_it_trains(name):
     _, twin, variables, tokens = net(NETS[name], TOKENS)
     shape = jax.eval_shape(twin.apply, variables, tokens)[0].shape
     target = jnp.asarray(np.random.default_rng(1).integers(0, 4, shape[:-1]))
-    tx = optax.sgd(0.02)
-
-    @jax.jit
-    def step(variables, opt_state):
-        def loss_fn(params):
-            logits, updates = twin.apply({**variables, "params": params}, tokens, train=True)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-            return losses.mean(), updates
-
-        (loss, updates), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
-        changes, opt_state = tx.update(grads, opt_state)
-        params = optax.apply_updates(variables["params"], changes)
-        return {**variables, **updates, "params": params}, opt_state, loss, grads
-
-    opt_state, losses = tx.init(variables["params"]), []
-    for _ in range(5):
-        variables, opt_state, loss, grads = step(variables, opt_state)
-        losses.append(float(loss))
-        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((grads, variables)))
-    assert losses[-1] < losses[0]
+    variables = trained(twin, variables, tokens, target)
     one = make_plan(twin, variables, tokens[:1])
     content, _ = integer_file(one, freeze(one, variables), "litert")
     made = make_plan(twin, variables, tokens)
