@@ -13,6 +13,9 @@ from jaxmini.cpu.convolution import Convolution
 
 # The features that come out are made as many as these: two registers of float32 where they hold 16.
 ROW = 32
+# From some features to half a row of them, on large maps, XLA takes all threads, and to a whole row one: the
+# threads outweigh the empty register.
+SOME, LARGE = 8, 512
 
 
 def forward(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:

@@ -121,14 +121,14 @@ def _dense(c: Convolution) -> Choice:
 def _dense_filter(c: Convolution) -> Choice:
     if c.out == (1, 1):
         return Choice("a 1x1 filter gradient", dense.filter_by_columns, True)
+    choice = Choice("a strided filter gradient", dense.filter_by_columns, True)
+    if c.rhs_dilation == (1, 1):
+        choice = _winograd(c, c.out, c.kernel, c.features, (c.batch, c.out_features))
+        if choice.formulation is not None:
+            return Choice(choice.why, winograd.filter_gradient, True)
     if _is_turned_in_parts(c):
         return Choice("a filter gradient, some pictures at a time", turned.filter_gradient, True)
-    if c.rhs_dilation != (1, 1):
-        return Choice("a strided filter gradient", dense.filter_by_columns, True)
-    choice = _winograd(c, c.out, c.kernel, c.features, (c.batch, c.out_features))
-    if choice.formulation is None:
-        return choice
-    return Choice(choice.why, winograd.filter_gradient, True)
+    return choice
 
 
 def _winograd(c: Convolution, kernel: Pair, out: Pair, examples: int, features: Pair) -> Choice:
@@ -156,7 +156,10 @@ def _is_narrow(c: Convolution) -> bool:
     """Whether results side by side, or one feature more where they are odd, outweigh what they add."""
     if c.features > 1 and c.features % 2 and c.out_features < 64:
         return True
-    return c.features < 24 and 2 * c.out_features <= abreast.ROW and c.out[1] > 1
+    if c.features >= 24 or 2 * c.out_features > abreast.ROW or c.out[1] == 1:
+        return False
+    is_half = 2 * c.out_features == abreast.ROW and c.features >= abreast.SOME
+    return not (is_half and math.prod(c.out) >= abreast.LARGE)
 
 
 def _has_some(c: Convolution) -> bool:
@@ -164,7 +167,7 @@ def _has_some(c: Convolution) -> bool:
 
 
 def _is_turned_in_parts(c: Convolution) -> bool:
-    """Of more features on both sides, Winograd's tiles and columns need less time."""
+    """Of more features on both sides columns need less time."""
     if c.stride != (1, 1) or c.layouts[0] == TURNED:
         return False
     numbers = c.features * max(math.prod(c.size) * c.batch, c.taps * c.out_features)

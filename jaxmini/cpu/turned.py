@@ -14,8 +14,9 @@ from jaxmini.cpu.bordered import LAYOUT
 from jaxmini.cpu.convolution import Convolution, sums
 from jaxmini.cpu.window import room
 
-# Numbers of the pictures, or of the gradients, that are worked on at a time: an eighth of a megabyte.
-PART = 1 << 15
+# Numbers of the pictures, or of the gradients, that are worked on at a time: an eighth of a megabyte; but two
+# pictures at least, for one is a convolution of a single feature.
+PART, LEAST = 1 << 15, 2
 
 # Fewer numbers of the pictures, and of the gradients, are left to XLA: a megabyte.
 WORTH = 1 << 18
@@ -50,8 +51,8 @@ def filter_gradient(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:
 
 
 def pictures(c: Convolution) -> int:
-    """Of a batch, at a time: as many as come out even, and no more than ``PART`` numbers but one picture."""
+    """Of a batch, at a time: as many as come out even, and no more than ``PART`` numbers but ``LEAST``."""
     examples = c.features  # in the place of features, as the convolution is written
     numbers = max(c.batch * c.size[0] * c.size[1], c.out_features * c.taps)
-    most = max(1, min(examples, PART // numbers))
+    most = min(examples, max(LEAST, PART // numbers))
     return next(count for count in range(most, 0, -1) if examples % count == 0)

@@ -27,8 +27,9 @@ _G2 = np.kron(_G, _G)
 # Products of features and pixels from which the time saved outweighs a longer compilation.
 WORTH = 1 << 26
 # Numbers of the operands that are worked on at a time: tiles are four times as large, and should stay in the
-# processor's cache. A filter gradient writes all its products for every part, so it takes larger ones.
-PART, FILTER_PART = 1 << 18, 1 << 20
+# processor's cache; the products of half as many run on one thread. A filter gradient writes all its products
+# for every part, so it takes larger ones.
+PART, FILTER_PART = 1 << 19, 1 << 20
 
 
 def forward(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import jaxmini.cpu.choice
 from jaxmini.cpu import convolution
 from jaxmini.cpu.choice import Choice
-from tests.cpu.case import NETS, Case, Equation, chosen, convolutions
+from tests.cpu.case import NETS, Case, Equation, chosen, convolutions, net
 from tests.cpu.reference import evaluate, operands
 
 KINDS = ("dense", "depthwise", "narrowing", "grouped", "by batch")
@@ -163,6 +163,24 @@ def test_small_convolutions_get_what_compiles_fast():
         small = dataclasses.replace(NETS[name], batch=2, size=(8, 8))
         found = {chosen(equation).path for equation in convolutions(small)}
         assert not found & SLOW_TO_COMPILE, (name, found)
+
+
+@pytest.mark.parametrize(
+    ("size", "features", "out_features", "path"),
+    [
+        (32, 16, 16, "xla"),
+        (32, 8, 16, "xla"),
+        (16, 16, 16, "abreast.forward"),
+        (32, 4, 16, "abreast.forward"),
+        (32, 3, 16, "abreast.forward"),
+        (32, 16, 8, "abreast.forward"),
+    ],
+)
+def test_half_a_row_of_features_of_large_maps_is_left_to_xlas_threads(
+    size: int, features: int, out_features: int, path: str
+):
+    forward, *_ = convolutions(net(size, features, 3, out_features))
+    assert chosen(forward).path == path
 
 
 @pytest.mark.parametrize("case", NETS.values(), ids=NETS)
