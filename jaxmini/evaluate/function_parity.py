@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -14,7 +14,13 @@ from jaxmini.evaluate.accuracy import of_labelled, one_each
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.encoding import as_input, dequantized, has_grid, quantized
 from jaxmini.evaluate.fidelity import agreement
-from jaxmini.evaluate.interpreter import LITERT, Interpreter, Kernels, in_batches, known_kernels
+from jaxmini.evaluate.interpreter import (
+    LITERT,
+    Interpreter,
+    Kernels,
+    in_batches_each,
+    known_kernels,
+)
 from jaxmini.evaluate.kernel_parity import kernel_parity
 from jaxmini.evaluate.operators import OperatorParity
 from jaxmini.export import flatbuffer
@@ -23,7 +29,7 @@ from jaxmini.export.flatbuffer import Tensor
 BATCH = 64  # inputs at a time through the function
 OPERATOR_INPUTS = 4
 
-Function = Callable[[np.ndarray], jax.Array | np.ndarray]
+Function = Callable[..., jax.Array | np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +82,10 @@ class FunctionParity:
 def function_parity(
     function: Function,
     source: Path | str | bytes,
-    inputs: np.ndarray,
+    inputs: np.ndarray | tuple[np.ndarray, ...],
     labels: np.ndarray | None = None,
     *,
+    output: int | None = None,
     kernels: Iterable[Kernels | str] = LITERT,
     batch_size: int = BATCH,
     operator_inputs: int = OPERATOR_INPUTS,
@@ -92,9 +99,11 @@ def function_parity(
     Args:
         function: inputs [B, ...] -> array [B, ...]; ``functools.partial(net.apply, variables)`` of a linen
             module, or a Predict.
-        source: path or bytes of any file with one input and one output, whose first axis is the batch.
-        inputs: [N, ...] as the function takes them, N >= 1: floats, uint8 pixels, or the file's own type.
+        source: path or bytes of any file. The first axis of what it takes and gives is the batch.
+        inputs: [N, ...] as the function takes them, N >= 1: floats, uint8 pixels, or the file's own type. For
+            a file of several inputs a tuple, in its order; the function is given as many arguments.
         labels: the classes that are right, integers [N], -1 where there is none; None where none has one.
+        output: which of several outputs of the file it is that the function gives, counted from 0.
         kernels: which implementations of the operators are run. The operators of the others are compared
             with those of the reference kernels, or else of the first named.
         batch_size: inputs at a time through the function; the last ones are filled up with their own.
@@ -102,35 +111,40 @@ def function_parity(
 
     Raises:
         TypeError: ``function`` cannot be called, or gives other than one array.
-        ValueError: not such a file, one that the interpreter refuses or crashes on, inputs of another shape
-            or type, answers of another shape or not finite, no kernels, a batch size below 1, labels that are
-            not one integer an input, or such for answers that are no lists of classes.
+        ValueError: not such a file, one that the interpreter refuses or crashes on, inputs of another number,
+            shape or type, no output of that number, answers of another shape or not finite, no kernels, a
+            batch size below 1, labels that are not one integer an input, or such for answers that are no
+            lists of classes.
     """
     kinds = _checked(function, kernels, batch_size, operator_inputs)
-    where, inputs = flatbuffer.contents(source)[1], np.asarray(inputs)
-    interpreters = {kind: Interpreter(source, kernels=kind) for kind in kinds}
-    taken, given = interpreters[kinds[0]].input, interpreters[kinds[0]].output
-    _require_fitting(inputs, taken, given, where)
-    labels = None if labels is None else _fitting(labels, len(inputs), given, where)
-    entering = as_input(inputs, taken, where)
+    where = flatbuffer.contents(source)[1]
+    inputs = tuple(map(np.asarray, inputs if isinstance(inputs, tuple) else (inputs,)))
+    interpreters = {kind: Interpreter(source, kernels=kind, several=True) for kind in kinds}
+    taken, outputs = interpreters[kinds[0]].inputs, interpreters[kinds[0]].outputs
+    output = _known_output(output, outputs, where)
+    given, count = outputs[output], _require_fitting(inputs, taken, outputs[output], where)
+    labels = None if labels is None else _fitting(labels, count, given, where)
+    entering = tuple(
+        as_input(array, into, where) for array, into in zip(inputs, taken, strict=True)
+    )
     expected = _expected(function, inputs, batch_size, given, where)
     answers = {
-        kind: _apart(expected, _answers(interpreter, entering, where), given, labels)
+        kind: _apart(expected, _answers(interpreter, entering, output, where), given, labels)
         for kind, interpreter in interpreters.items()
     }
     base = Kernels.REFERENCE if Kernels.REFERENCE in kinds else kinds[0]
-    looked = entering[:operator_inputs]
+    looked = tuple(array[:operator_inputs] for array in entering)
     operators = {
         kind: kernel_parity(source, looked, kernels=kind, base=base)
         for kind in kinds
-        if kind is not base and len(looked)
+        if kind is not base and operator_inputs
     }
     step = float(given.scale[0]) if has_grid(given) else None
     return FunctionParity(
-        inputs=len(inputs),
+        inputs=count,
         step=step,
         answers=answers,
-        operator_inputs=len(looked),
+        operator_inputs=len(looked[0]),
         base=base,
         operators=operators,
         labelled=0 if labels is None else int(np.count_nonzero(labels >= 0)),
@@ -159,17 +173,38 @@ def _checked(
     return kinds
 
 
-def _require_fitting(inputs: np.ndarray, taken: Tensor, given: Tensor, where: str) -> None:
-    """See that a file maps batches to batches, and that each input has the shape it takes."""
-    if not taken.shape or not given.shape or taken.shape[0] != given.shape[0]:
-        raise ValueError(
-            f"{where}: maps {list(taken.shape)} to {list(given.shape)}; "
-            "the first axis of both must be the batch"
+def _known_output(output: int | None, outputs: Sequence[Tensor], where: str) -> int:
+    """Which output is compared; the only one where none is named."""
+    if output is None and len(outputs) == 1:
+        return 0
+    if output not in range(len(outputs)):
+        there = ", ".join(
+            f"{k}: {tensor.name!r} [{_listed(tensor)}]" for k, tensor in enumerate(outputs)
         )
-    if inputs.ndim != len(taken.shape) or inputs.shape[1:] != taken.shape[1:] or not len(inputs):
+        asked = "which of them the function gives" if output is None else f"not output={output!r}"
         raise ValueError(
-            f"{where}: takes [{_listed(taken)}], N >= 1; got {inputs.dtype}{list(inputs.shape)}"
+            f"{where}: has {len(outputs)} outputs, {asked}; output=... names one: {there}"
         )
+    return output
+
+
+def _require_fitting(
+    inputs: tuple[np.ndarray, ...], taken: Sequence[Tensor], given: Tensor, where: str
+) -> int:
+    """How many inputs there are, seen to be of the shapes that a file takes; it maps batches to batches."""
+    batches = {tensor.shape[:1] for tensor in (*taken, given)}
+    if () in batches or len(batches) > 1:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in taken)
+        raise ValueError(
+            f"{where}: maps {shapes} to {list(given.shape)}; the first axis of all must be the batch"
+        )
+    fits = [array.shape[1:] for array in inputs] == [tensor.shape[1:] for tensor in taken]
+    counts = {array.shape[:1] for array in inputs}
+    if not fits or len(counts) > 1 or counts & {(), (0,)}:
+        takes = ", ".join(f"[{_listed(tensor)}]" for tensor in taken)
+        got = ", ".join(f"{array.dtype}{list(array.shape)}" for array in inputs)
+        raise ValueError(f"{where}: takes {takes}, N >= 1; got {got}")
+    return len(inputs[0])
 
 
 def _fitting(labels: np.ndarray, count: int, given: Tensor, where: str) -> np.ndarray:
@@ -186,31 +221,33 @@ def _listed(tensor: Tensor) -> str:
 
 
 def _expected(
-    function: Function, inputs: np.ndarray, batch_size: int, given: Tensor, where: str
+    function: Function, inputs: tuple[np.ndarray, ...], batch_size: int, given: Tensor, where: str
 ) -> np.ndarray:
     """The function's answers to all inputs."""
-    parts = []
-    for batch in in_batches(inputs, min(batch_size, len(inputs))):
-        answers = function(batch)
+    parts, count = [], len(inputs[0])
+    for batch in in_batches_each(inputs, min(batch_size, count)):
+        answers = function(*batch)
         if not isinstance(answers, jax.Array | np.ndarray):
             raise TypeError(
                 f"function_parity: the function gives {type(answers).__name__}, expected one array; "
                 "for the first of several, lambda inputs: function(inputs)[0]"
             )
-        if answers.shape != (len(batch), *given.shape[1:]):
+        if answers.shape != (len(batch[0]), *given.shape[1:]):
             raise ValueError(
-                f"function_parity: the function gives {list(answers.shape)} for {len(batch)} inputs; "
+                f"function_parity: the function gives {list(answers.shape)} for {len(batch[0])} inputs; "
                 f"{where} gives [{_listed(given)}]"
             )
         parts.append(np.asarray(answers))
-    return _finite(np.concatenate(parts)[: len(inputs)], "function_parity: the function")
+    return _finite(np.concatenate(parts)[:count], "function_parity: the function")
 
 
-def _answers(interpreter: Interpreter, entering: np.ndarray, where: str) -> np.ndarray:
+def _answers(
+    interpreter: Interpreter, entering: tuple[np.ndarray, ...], output: int, where: str
+) -> np.ndarray:
     """The file's answers to all inputs, of its own type."""
-    batches = in_batches(entering, interpreter.input.shape[0])
-    found = np.concatenate([interpreter.run(batch) for batch in batches])
-    return _finite(found[: len(entering)], where)
+    batches = in_batches_each(entering, interpreter.input.shape[0])
+    found = np.concatenate([interpreter.run(*batch, output=output) for batch in batches])
+    return _finite(found[: len(entering[0])], where)
 
 
 def _finite(answers: np.ndarray, whose: str) -> np.ndarray:

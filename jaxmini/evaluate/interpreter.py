@@ -1,7 +1,7 @@
 """Interpreter: a .tflite file that runs, with the kernels named, on arrays as the file itself takes them."""
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,22 @@ MOST_THREADS = 1024
 
 
 class Interpreter:
-    """One interpreter of a file with one input and one output.
+    """One interpreter of a file.
 
     The file is run once in a process of its own first: a damaged one may crash the interpreter.
 
+    Args:
+        several: take a file of several inputs and outputs, too.
+
     Attributes:
         file: what the file holds.
-        input, output: its tensors in ``file``.
+        inputs, outputs: its tensors in ``file``.
 
     Raises:
-        ValueError: not a .tflite file, one cut short, one with several inputs or outputs or a dimension
-            other than the batch left open, unknown kernels or signature, threads not in 1..1024, several of
-            ``MICRO``, or a signature there, or the file crashes the interpreter; names the file.
+        ValueError: not a .tflite file, one cut short, one with several inputs or outputs if ``several`` is
+            not asked for, or a dimension other than the batch left open, unknown kernels or signature,
+            threads not in 1..1024, several of ``MICRO``, or a signature there, or the file crashes the
+            interpreter; names the file.
         TypeError: threads is no whole number.
         ImportError: the interpreter is not installed.
     """
@@ -58,26 +62,45 @@ class Interpreter:
         threads: int = 1,
         keep_all: bool = False,
         signature: str | None = None,
+        several: bool = False,
     ) -> None:
+        require = require_ends if several else require_single
         self.file, self._native = opened(
-            source, kernels, threads, keep_all, signature, require=require_single
+            source, kernels, threads, keep_all, signature, require=require
         )
         _, self._where = flatbuffer.contents(source)
-        self.input = self.file.tensors[self.file.inputs[0]]
-        self.output = self.file.tensors[self.file.outputs[0]]
+        self.inputs = tuple(self.file.tensors[index] for index in self.file.inputs)
+        self.outputs = tuple(self.file.tensors[index] for index in self.file.outputs)
         self._signature = None
         if signature is not None:
             self._signature = self._native.get_signature_runner(signature)
 
-    def run(self, inputs: np.ndarray) -> np.ndarray:
-        """The output for an array of the input's shape and dtype, of the signature if one was named."""
+    @property
+    def input(self) -> flatbuffer.Tensor:
+        """The only input, or the first."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> flatbuffer.Tensor:
+        """The only output, or the first."""
+        return self.outputs[0]
+
+    def run(self, *inputs: np.ndarray, output: int = 0) -> np.ndarray:
+        """An output for an array of each input's shape and dtype, of the signature if one was named."""
+        given, asked = zip(self.file.inputs, inputs, strict=True), self.file.outputs[output]
         if self._signature is not None:
-            (name,) = self._signature.get_input_details()
-            (output,) = self._signature(**{name: inputs}).values()
-            return output
-        self._native.set_tensor(self.file.inputs[0], inputs)
+            return self._signed(dict(given), asked)
+        for index, numbers in given:
+            self._native.set_tensor(index, numbers)
         self._native.invoke()
-        return self.tensor(self.file.outputs[0])
+        return self.tensor(asked)
+
+    def _signed(self, given: Mapping[int, np.ndarray], asked: int) -> np.ndarray:
+        """``run`` of a signature, which takes and gives tensors by names of its own."""
+        takes = self._signature.get_input_details()
+        gives = self._signature.get_output_details()
+        answers = self._signature(**{name: given[of["index"]] for name, of in takes.items()})
+        return next(answers[name] for name, of in gives.items() if of["index"] == asked)
 
     def tensor(self, index: int) -> np.ndarray:
         """A tensor of ``file`` after ``run``; one between operators only with ``keep_all``.
@@ -144,6 +167,11 @@ def in_batches(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield part[np.resize(np.arange(len(part)), size)]
 
 
+def in_batches_each(inputs: Sequence[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Several arrays [N, ...] as batches of each, ``in_batches``."""
+    yield from zip(*(in_batches(array, size) for array in inputs), strict=True)
+
+
 def check_threads(where: str, threads: int) -> None:
     """See that a number of threads is one, and not more than a system can start.
 
@@ -185,6 +213,18 @@ def require_single(file: flatbuffer.File, where: str) -> None:
     for what, indices in (("input", file.inputs), ("output", file.outputs)):
         if len(indices) != 1:
             raise ValueError(f"{where}: has {len(indices)} {what}s; one is expected")
+    require_sizes(file, where)
+
+
+def require_ends(file: flatbuffer.File, where: str) -> None:
+    """Check that a file maps arrays to arrays, and all that ``require_sizes`` does.
+
+    Raises:
+        ValueError: it does not; names the file and the tensor.
+    """
+    for what, indices in (("input", file.inputs), ("output", file.outputs)):
+        if not indices:
+            raise ValueError(f"{where}: has no {what}s; at least one is expected")
     require_sizes(file, where)
 
 

@@ -14,7 +14,7 @@ from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.interpreter import (
     Interpreter,
     Kernels,
-    in_batches,
+    in_batches_each,
     known_kernels,
     opened,
     require_sizes,
@@ -26,7 +26,7 @@ from jaxmini.export.flatbuffer import Op, contents
 
 def kernel_parity(
     source: Path | str | bytes,
-    inputs: np.ndarray,
+    inputs: np.ndarray | tuple[np.ndarray, ...],
     *,
     kernels: Kernels | str,
     base: Kernels | str = Kernels.REFERENCE,
@@ -34,8 +34,9 @@ def kernel_parity(
     """Run a file by two kinds of kernels and compare what every operator of integers gives.
 
     Args:
-        source: path or bytes of a file with one input and one output.
-        inputs: [N, ...] as the file takes them, N >= 1; the last batch is filled up with its own.
+        source: path or bytes of a file whose inputs' first axis is the batch.
+        inputs: [N, ...] as the file takes them, N >= 1, of several inputs a tuple in the file's order; the
+            last batch is filled up with its own.
         kernels: those that are compared.
         base: those they are compared with.
 
@@ -48,16 +49,19 @@ def kernel_parity(
             names the file.
     """
     kernels = known_kernels(kernels)
-    whole, (_, where) = Interpreter(source, kernels=base, keep_all=True), contents(source)
+    whole = Interpreter(source, kernels=base, keep_all=True, several=True)
+    where, inputs = contents(source)[1], inputs if isinstance(inputs, tuple) else (inputs,)
     _require_inputs(whole, inputs, where)
     file, parts, found = whole.file, severed(source), {}
-    whole.run(next(in_batches(inputs, whole.input.shape[0])))
+    batches = list(in_batches_each(inputs, whole.input.shape[0]))
+    whole.run(*batches[0])
     _require_stated(whole, parts.fed.values(), where)
     alone = _opened(parts, kernels, where)
     compared = [index for index in parts.written if file.tensors[index].dtype.kind in "iu"]
-    for batch in in_batches(inputs, whole.input.shape[0]):
-        whole.run(batch)
-        alone.set_tensor(file.inputs[0], batch)
+    for batch in batches:
+        whole.run(*batch)
+        for index, numbers in zip(file.inputs, batch, strict=True):
+            alone.set_tensor(index, numbers)
         for index, of in parts.fed.items():
             alone.set_tensor(index, whole.tensor(of))
         alone.invoke()
@@ -92,10 +96,15 @@ def _require_stated(whole: Interpreter, read: Iterable[int], where: str) -> None
             )
 
 
-def _require_inputs(interpreter: Interpreter, inputs: np.ndarray, where: str) -> None:
-    expected = interpreter.input
-    if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape[1:] or not len(inputs):
-        raise ValueError(
-            f"kernel_parity: {where} takes {expected.dtype}[N, {', '.join(map(str, expected.shape[1:]))}], "
-            f"N >= 1; got {inputs.dtype}{list(inputs.shape)}"
+def _require_inputs(whole: Interpreter, inputs: tuple[np.ndarray, ...], where: str) -> None:
+    """See that there is an array for each input of the file, and that the first axis of all is the batch."""
+    batches = {taken.shape[:1] for taken in whole.inputs}
+    counts = {array.shape[:1] for array in inputs}
+    expected = [(taken.dtype, taken.shape[1:]) for taken in whole.inputs]
+    found = [(array.dtype, array.shape[1:]) for array in inputs]
+    if found != expected or () in batches or len(batches) > 1 or len(counts) > 1 or (0,) in counts:
+        takes = ", ".join(
+            f"{taken.dtype}[N, {', '.join(map(str, taken.shape[1:]))}]" for taken in whole.inputs
         )
+        got = ", ".join(f"{array.dtype}{list(array.shape)}" for array in inputs)
+        raise ValueError(f"kernel_parity: {where} takes {takes}, N >= 1; got {got}")

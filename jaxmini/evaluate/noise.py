@@ -22,7 +22,7 @@ from jaxmini.compress.quantize.simulation import centred
 from jaxmini.compress.quantize.stored import floats_of
 from jaxmini.evaluate.encoding import dequantized, encoded
 from jaxmini.evaluate.interpreter import Interpreter, Kernels, in_batches
-from jaxmini.evaluate.operators import require_pictures
+from jaxmini.evaluate.operators import require_inputs
 from jaxmini.export import edges
 from jaxmini.export.correspondence import Correspondence, correspond
 from jaxmini.export.flatbuffer import Op
@@ -54,29 +54,30 @@ def layer_noise(
     plan: Plan,
     frozen: Frozen,
     variables: Variables,
-    images: np.ndarray,
+    inputs: np.ndarray,
     *,
     kernels: Kernels | str = Kernels.XNNPACK,
 ) -> tuple[LayerNoise, ...]:
-    """Run a file on pictures, and the float network beside it.
+    """Run a file on inputs, and the float network beside it.
 
     Args:
         source: path or bytes of an int8 file.
         plan: of the file's batch.
         frozen: the integers and grids the file was exported from.
         variables: that they were frozen from; the float network computes with these, unrounded.
-        images: uint8 [N, H, W, C], N >= 1; the last batch is filled up with its own images.
+        inputs: pictures, uint8 [N, H, W, C], or of a network that reads tokens these, int32 [N, ...];
+            N >= 1. The last batch is filled up with its own.
         kernels: which implementation of the operators runs.
 
     Returns:
         The layers that compute, in the order of the plan.
 
     Raises:
-        TypeError: the pictures are no array.
-        ValueError: not an int8 file of pictures of this shape, or no pictures.
+        TypeError: the inputs are no array.
+        ValueError: not an int8 file of inputs of this kind and shape, or no inputs.
     """
     interpreter = Interpreter(source, kernels=kernels, keep_all=True)
-    require_pictures("layer_noise", interpreter, plan, images)
+    require_inputs("layer_noise", interpreter, plan, inputs)
     file = edges.core(interpreter.file)
     found = correspond(file, plan, frozen)
     pairs = _layers(found)
@@ -87,13 +88,14 @@ def layer_noise(
     }
     powers_of = jax.jit(functools.partial(_powers, plan, frozen, [group for group, _ in pairs]))
     floats, totals = floats_of(variables), []
-    for batch in in_batches(images, interpreter.input.shape[0]):
+    for batch in in_batches(inputs, interpreter.input.shape[0]):
         interpreter.run(encoded(batch, interpreter.input.dtype))
         numbers = {
             name: dequantized(interpreter.tensor(index), file.tensors[index])
             for name, index in written.items()
         }
-        totals.append(jax.device_get(powers_of(floats, encoded(batch, np.dtype(np.int8)), numbers)))
+        read = batch if plan.reads_tokens else encoded(batch, np.dtype(np.int8))
+        totals.append(jax.device_get(powers_of(floats, read, numbers)))
     return tuple(
         LayerNoise(
             group.name,
@@ -119,13 +121,13 @@ def _powers(
     frozen: Frozen,
     groups: Iterable[Group],
     variables: Variables,
-    pixels: Array,
+    read: Array,
     numbers: Mapping[str, Array],
 ) -> dict[str, dict[str, jax.Array]]:
     """By group: squared numbers of the float network, ``signal``, and squared distances from them."""
-    grid = frozen.grids[INPUT]
-    inputs = centred(pixels, grid) * jnp.float32(grid.scale)
-    values = evaluate_all(plan, Float(plan, variables), inputs)
+    if not plan.reads_tokens:
+        read = centred(read, frozen.grids[INPUT]) * jnp.float32(frozen.grids[INPUT].scale)
+    values = evaluate_all(plan, Float(plan, variables), read)
     rounding, found = Dequantized(plan, frozen), {}
     for group in groups:
         expected = values[group.outputs[0]]

@@ -42,17 +42,18 @@ def operator_parity(
     source: Path | str | bytes,
     plan: Plan,
     frozen: Frozen,
-    images: np.ndarray,
+    inputs: np.ndarray,
     *,
     kernels: Kernels | str = Kernels.XNNPACK,
 ) -> tuple[OperatorParity, ...]:
-    """Run a file on pictures and compare every operator's output with the simulation of that operator.
+    """Run a file on inputs and compare every operator's output with the simulation of that operator.
 
     Args:
         source: path or bytes of an integer file.
         plan: of the file's batch.
         frozen: the integers and grids the file was exported from.
-        images: uint8 [N, H, W, C], N >= 1; the last batch is filled up with its own images.
+        inputs: pictures, uint8 [N, H, W, C], or of a network that reads tokens these, int32 [N, ...];
+            N >= 1. The last batch is filled up with its own.
         kernels: which implementation of the operators runs.
 
     Returns:
@@ -60,10 +61,10 @@ def operator_parity(
         its input or output are left out.
 
     Raises:
-        TypeError: the pictures are no array.
-        ValueError: not an integer file of pictures of this shape, or no pictures.
+        TypeError: the inputs are no array.
+        ValueError: not an integer file of inputs of this kind and shape, or no inputs.
     """
-    (operators,) = operator_parities(source, plan, frozen, images, kernels=(kernels,)).values()
+    (operators,) = operator_parities(source, plan, frozen, inputs, kernels=(kernels,)).values()
     return operators
 
 
@@ -71,7 +72,7 @@ def operator_parities(
     source: Path | str | bytes,
     plan: Plan,
     frozen: Frozen,
-    images: np.ndarray,
+    inputs: np.ndarray,
     *,
     kernels: Iterable[Kernels | str],
 ) -> dict[Kernels, tuple[OperatorParity, ...]]:
@@ -81,14 +82,14 @@ def operator_parities(
         for kind in map(known_kernels, kernels)
     }
     first = next(iter(interpreters.values()))
-    require_pictures("operator_parity", first, plan, images, edges.INTEGERS)
+    require_inputs("operator_parity", first, plan, inputs, edges.INTEGERS)
     file = edges.core(first.file)
     simulation = Replay(file, plan, frozen)
     expected_of = simulation if plan.is_wide else jax.jit(simulation)
     groups = {op.outputs: group.name for group, op in simulation.pairs if op is not None}
 
     def operators(interpreter: Interpreter) -> tuple[OperatorParity, ...]:
-        found = _deviations(interpreter, simulation.tensors, expected_of, images)
+        found = _deviations(interpreter, simulation.tensors, expected_of, inputs)
         return tuple(
             OperatorParity(index, op.name, groups.get(op.outputs), found.get(op.outputs[0]))
             for index, op in enumerate(file.ops)
@@ -101,11 +102,11 @@ def _deviations(
     interpreter: Interpreter,
     read: tuple[int, ...],
     expected_of: Callable[[Mapping[int, Array]], Mapping[int, Array]],
-    images: np.ndarray,
+    inputs: np.ndarray,
 ) -> dict[int, Deviation]:
     """How far the tensors of a run are from those expected of the operators that wrote them."""
     found: dict[int, Deviation] = {}
-    for batch in in_batches(images, interpreter.input.shape[0]):
+    for batch in in_batches(inputs, interpreter.input.shape[0]):
         interpreter.run(encoded(batch, interpreter.input.dtype))
         tensors = {index: interpreter.tensor(index) for index in read}
         for index, expected in jax.device_get(expected_of(tensors)).items():
@@ -118,33 +119,35 @@ def first_deviating(operators: Iterable[OperatorParity]) -> OperatorParity | Non
     return next((op for op in operators if op.deviation and op.deviation.differing), None)
 
 
-def require_pictures(
+def require_inputs(
     where: str,
     interpreter: Interpreter,
     plan: Plan,
-    images: np.ndarray,
+    inputs: np.ndarray,
     types: tuple[str, ...] = ("int8",),
 ) -> None:
-    """See that a file computes the plan in one of the types, and that the images are its pictures.
+    """See that a file computes the plan in one of the types, and that the inputs are its pictures or tokens.
 
     Raises:
-        TypeError: the images are no array.
+        TypeError: the inputs are no array.
         ValueError: it or they do not; begins with ``where``.
     """
-    if not hasattr(images, "shape"):
-        raise TypeError(
-            f"{where}: the pictures are a {type(images).__name__}, expected one array uint8 [N, H, W, C]: "
-            "write np.concatenate(batches)"
-        )
     shape = tuple(plan.program.shape(plan.program.input))
+    listed = ", ".join(map(str, shape[1:]))
+    kind, wanted = ("tokens", "int32") if plan.reads_tokens else ("pictures", "uint8")
+    if not hasattr(inputs, "shape"):
+        raise TypeError(
+            f"{where}: the {kind} are a {type(inputs).__name__}, expected one array "
+            f"{wanted}[N, {listed}]: write np.concatenate(batches)"
+        )
     stored, file = interpreter.input, edges.core(interpreter.file)
-    ends = [file.tensors[index].dtype for index in (file.inputs[0], file.outputs[0])]
-    if ends[0] != ends[1] or ends[0].name not in types:
-        raise ValueError(f"{where}: the file is {ends[0]} -> {ends[1]}, not int8")
+    taken, given = (file.tensors[index].dtype.name for index in (file.inputs[0], file.outputs[0]))
+    if given not in types or taken != ("int32" if plan.reads_tokens else given):
+        raise ValueError(f"{where}: the file is {taken} -> {given}, not int8")
     if stored.shape != shape:
         raise ValueError(f"{where}: the file takes {list(stored.shape)}, the network {list(shape)}")
-    if images.dtype != np.uint8 or images.shape[1:] != shape[1:] or not len(images):
+    if inputs.dtype != wanted or inputs.shape[1:] != shape[1:] or not len(inputs):
         raise ValueError(
-            f"{where}: expected uint8 pictures [N, {', '.join(map(str, shape[1:]))}], N >= 1, "
-            f"got {images.dtype}{list(images.shape)}"
+            f"{where}: expected {wanted} {kind} [N, {listed}], N >= 1, "
+            f"got {inputs.dtype}{list(inputs.shape)}"
         )

@@ -110,6 +110,22 @@ def test_a_file_of_one_operator_beside_what_it_computes(function: Callable):
     assert [apart.largest for apart in exact.answers.values()] == [0.0] * 3
 
 
+def test_a_file_of_several_inputs_and_outputs_is_compared_output_by_output():
+    """The file is the magnitudes of two arrays, each by an operator of its own."""
+    both, kinds = (NUMBERS, -NUMBERS), ("xnnpack", "reference")
+    first = function_parity(lambda x, _: np.abs(x), pair(), both, output=0, kernels=kinds)
+    assert [apart.deviation.largest <= 1 for apart in first.answers.values()] == [True, True]
+    other = function_parity(lambda _, y: np.abs(y), pair(), both, output=1, kernels=kinds)
+    assert [apart.largest for apart in other.answers.values()] == [0.0, 0.0]
+    assert [apart.deviation for apart in other.answers.values()] == [None, None]
+    for found in (first, other):
+        integers, floats = found.operators[Kernels.XNNPACK]
+        assert integers.deviation.compared == 4 * NUMBERS[0].size
+        assert floats.deviation is None
+    wrong = function_parity(lambda x, _: x, pair(), both, output=0, kernels=kinds)
+    assert wrong.answers[Kernels.XNNPACK].largest == pytest.approx(4.0, abs=0.03)
+
+
 def test_beyond_the_grid_no_file_can_answer():
     """Where the file says its largest, the distance in numbers is told and none in steps."""
     found = function_parity(lambda x: 100 * np.abs(x), single("ABS", grid=(0.02, 5)), NUMBERS[:1])
@@ -130,7 +146,18 @@ FILE = single("ABS", grid=(0.02, -3))
         ({"inputs": np.float32(3)}, r"N >= 1; got float32\[\]"),
         ({"inputs": NUMBERS.astype(np.int32)}, "input takes int8, or real .*; got int32"),
         ({"inputs": NUMBERS * np.nan}, "the inputs are not all finite"),
-        ({"source": pair()}, "has 2 inputs; one is expected"),
+        (
+            {"source": pair()},
+            "2 outputs, which of them the function gives; output=... names one: 0:",
+        ),
+        ({"source": pair(), "output": 2}, r"not output=2; output=... .* 1: '' \[N, 2, 2, 4\]"),
+        ({"source": pair(), "output": 1}, r"takes (\[N, 2, 2, 4\](, )?){2}, N >= 1; got float32"),
+        (
+            {"source": pair(), "output": 1, "inputs": (NUMBERS, NUMBERS[:4])},
+            r"takes .*; got float32\[5, 2, 2, 4\], float32\[4, 2, 2, 4\]",
+        ),
+        ({"output": 1}, "has 1 outputs, not output=1"),
+        ({"inputs": (NUMBERS, NUMBERS)}, r"takes \[N, 2, 2, 4\], N >= 1; got float32.*, float32"),
         ({"source": b"GIF89a and more"}, "not a .tflite file"),
         ({"source": FILE[:100]}, "model bytes: "),
         ({"function": lambda x: x[:, 0]}, r"gives \[5, 2, 4\] for 5 inputs; .* \[N, 2, 2, 4\]"),

@@ -14,7 +14,7 @@ from jaxmini.evaluate.kernel_parity import kernel_parity
 from jaxmini.evaluate.operators import first_deviating
 from jaxmini.export import flatbuffer
 from tests.evaluate.conftest import without_metadata
-from tests.export.single import SHAPE, single
+from tests.export.single import SHAPE, pair, single
 from tests.export.tampering import edited, find
 
 
@@ -88,6 +88,17 @@ def test_operators_of_floats_have_no_deviation():
         single("ABS", np.float32), np.ones(SHAPE, np.float32), kernels="xnnpack"
     )
     assert (found.name, found.group, found.deviation) == ("ABS", None, None)
+
+
+def test_each_of_several_inputs_has_an_array():
+    both = (np.ones(SHAPE, np.int8), np.ones(SHAPE, np.float32))
+    integers, floats = kernel_parity(pair(), both, kernels="xnnpack")
+    assert (integers.deviation.compared, floats.deviation) == (16, None)
+    for wrong in (both[0], both[::-1], (both[0], both[1][:0])):
+        with pytest.raises(
+            ValueError, match=r"takes int8\[N, 2, 2, 4\], float32\[N, 2, 2, 4\], N >= 1; got"
+        ):
+            kernel_parity(pair(), wrong, kernels="xnnpack")
 
 
 def test_other_inputs_and_files_are_refused(integer_path: Path, inputs: np.ndarray):

@@ -10,10 +10,14 @@ import pytest
 
 from jaxmini import models
 from jaxmini.compress.quantize import Frozen, Plan, quant_point
+from jaxmini.evaluate.interpreter import Interpreter
 from jaxmini.evaluate.noise import LayerNoise, layer_noise
 from jaxmini.evaluate.runtime import tflite_integers
 from jaxmini.export import Artifact, integer_form, predict, tflite
+from jaxmini.model import from_linen
+from tests.compress.quantize.token_nets import Encoder, causal, sentences
 from tests.export.conftest import NORMALIZATION, make, quantized
+from tests.export.masked import calibrated, masked
 from tests.export.tampering import change, edited, find
 
 
@@ -158,6 +162,23 @@ def test_files_and_pictures_of_another_kind_are_refused(
         layer_noise(integer_path, *form, variables, pictures[:0])
     with pytest.raises(TypeError, match=r"layer_noise: the pictures are a list, .*np.concatenate"):
         layer_noise(integer_path, *form, variables, [pictures])
+
+
+def test_layers_of_a_network_of_tokens_are_measured():
+    (content, plan, frozen), (_, variables) = masked(), calibrated()
+    tokens = np.asarray(sentences())
+    found = {one.group: one for one in layer_noise(content, plan, frozen, variables, tokens)}
+    assert {"SOFTMAX", "BATCH_MATMUL", "FULLY_CONNECTED"} <= {
+        one.operator for one in found.values()
+    }
+    assert min(one.alone for one in found.values()) > 10
+    grid = frozen.grids[plan.output_site]
+    interpreter = Interpreter(content)
+    integers = np.concatenate([interpreter.run(one[None]) for one in tokens])
+    answers = (integers.astype(int) - grid.zero_point) * grid.scale
+    floats, _ = from_linen(Encoder(causal)).apply(variables, tokens)
+    expected = decibels(np.asarray(floats), answers)
+    assert found["Encoder/head:dense"].sqnr == pytest.approx(expected, abs=0.01)
 
 
 class Marked(nn.Module):

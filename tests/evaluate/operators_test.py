@@ -12,7 +12,9 @@ from jaxmini.evaluate.interpreter import Interpreter, Kernels
 from jaxmini.evaluate.operators import first_deviating, operator_parity
 from jaxmini.evaluate.runtime import tflite_integers
 from jaxmini.export import Artifact, integer_form, tflite
+from tests.compress.quantize.token_nets import sentences
 from tests.export.conftest import Block, make, quantized
+from tests.export.masked import masked
 from tests.export.tampering import change, edited, find
 
 
@@ -146,3 +148,25 @@ def test_files_and_pictures_of_another_kind_are_refused(
         operator_parity(float_path, *form, pictures)
     with pytest.raises(ValueError, match=r"expected uint8 pictures \[N, 8, 8, 3\]"):
         operator_parity(integer_path, *form, pictures[:0])
+    with pytest.raises(ValueError, match="operator_parity: the file is int32 -> int8, not int8"):
+        operator_parity(masked()[0], *form, pictures)
+
+
+def test_operators_of_a_network_of_tokens_are_compared():
+    content, plan, frozen = masked()
+    tokens = np.asarray(sentences())
+    found = operator_parity(content, plan, frozen, tokens)
+    assert {"SOFTMAX", "BATCH_MATMUL", "FULLY_CONNECTED", "GATHER_ND"} <= {
+        op.name for op in found if op.deviation is not None
+    }
+    assert first_deviating(found) is None
+    place = next(op.index for op in found if op.name == "FULLY_CONNECTED")
+
+    def tamper(model: Any, graph: Any) -> None:
+        change(model, graph.tensors[find(model, "FULLY_CONNECTED").inputs[1]], slice(0, 9), 127)
+
+    changed = operator_parity(edited(content, tamper), plan, frozen, tokens)
+    assert first_deviating(changed).index == place
+    for wrong in (tokens.astype(np.uint8), tokens[:, :2], tokens[:0]):
+        with pytest.raises(ValueError, match=r"expected int32 tokens \[N, 6\], N >= 1, got"):
+            operator_parity(content, plan, frozen, wrong)
