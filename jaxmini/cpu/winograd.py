@@ -1,13 +1,15 @@
-"""Winograd: a 3x3 convolution at stride 1 in four products a pixel instead of nine.
+"""Winograd: a 3x3 convolution at stride 1 in two and a quarter products a pixel, or four, instead of nine.
 
-F(2x2, 3x3) of Lavin & Gray (2016), "Fast Algorithms for Convolutional Neural Networks", section 4.1: tiles of
-4x4 pixels that overlap by two, the kernel carried into the same space, sixteen matrix products, and back to
-2x2 results. In float32 its error is of the size of a plain sum's.
+F(4x4, 3x3) and, on small maps, F(2x2, 3x3) of Lavin & Gray (2016), "Fast Algorithms for Convolutional
+Neural Networks", section 4.1: tiles of pixels that overlap by two, the kernel carried into the same space, a
+matrix product for each place of a tile, and back to results. In float32 the error of the small tiles is of
+the size of a plain sum's, that of the large ones some times as large.
 """
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +20,68 @@ from jaxmini.cpu.convolution import Convolution, Pair
 from jaxmini.cpu.dense import product
 from jaxmini.cpu.window import pad, parts, room, window
 
-Grid = list[list[jax.Array]]
 
-# The paper's G, both ways at once: 4x4 of a tile, 3x3 of the kernel.
-_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
-_G2 = np.kron(_G, _G)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tiles:
+    """The matrices of F(m, 3), for a row; both ways are the row's way twice.
+
+    Attributes:
+        pixels: to the tile's space, the paper's B^T, [m + 2, m + 2].
+        kernel: G, [m + 2, 3].
+        results: from the tile's space, A^T, [m, m + 2].
+    """
+
+    pixels: np.ndarray
+    kernel: np.ndarray
+    results: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def step(self) -> int:
+        return len(self.results)
+
+
+def toom_cook(*points: float) -> Tiles:
+    """Tiles of the values of polynomials at infinity and at points, of which there are m and one more.
+
+    After Toom (1963) and Cook (1966): the results are the product of two polynomials, turned about.
+    """
+    others = [[other for other in points if other != point] for point in points]
+    scale = [math.prod(p - q for q in row) for p, row in zip(points, others, strict=True)]
+    powers = np.vander(points, len(points), increasing=True)
+    infinity = np.eye(len(points) + 1)[-1:]
+    pixels = [*(np.append(np.poly(row)[::-1], 0) for row in others), np.poly(points)[::-1]]
+    kernel = np.concatenate([powers[:, :3] / np.array(scale)[:, None], infinity[:, -3:]])
+    results = np.concatenate([powers[:, :-1].T, infinity[:, 2:].T], 1)
+    return Tiles(np.stack(pixels), kernel, results)
+
+
+# The paper's points for two results, and for four such as have the least error of those tried: the paper's,
+# 1 and -1 and 2 and -2, have twice as much. Maps of seven pixels and less are mostly border to large tiles,
+# whose 36 products read more of the kernel than of them.
+TWO, FOUR = toom_cook(0, 1, -1), toom_cook(0, 0.75, -0.75, 1.5, -1.5)
+SMALL = 7
 
 # Products of features and pixels from which the time saved outweighs a longer compilation.
 WORTH = 1 << 26
-# Numbers of the operands that are worked on at a time: tiles are four times as large, and should stay in the
-# processor's cache; the products of half as many run on one thread. A filter gradient writes all its products
-# for every part, so it takes larger ones.
-PART, FILTER_PART = 1 << 19, 1 << 20
+# Numbers of the operands that are worked on at a time: tiles are up to four times as large, and should stay
+# in the processor's cache; the products of fewer run on one thread.
+PART = 1 << 20
 
 
 def forward(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:
     """The convolution; also an input gradient at stride 1, whose kernel comes turned over."""
-    kernels = _kernels(x, w).reshape(4, 4, c.features, c.out_features)
-    pictures = parts(x, _count(x, c.out_features, PART))
+    tiles = _tiles(c.out)
+    kernels = _kernels(x, w, tiles)
+    pictures = parts(x, _count(x, c.out_features))
 
     def fill(part: jax.Array, y: jax.Array) -> jax.Array:
-        return lax.dynamic_update_index_in_dim(y, _results(pictures[part], kernels, c), part, 0)
+        return lax.dynamic_update_index_in_dim(
+            y, _results(pictures[part], kernels, c, tiles), part, 0
+        )
 
     shape = *pictures.shape[:2], *c.out, c.out_features
     y = lax.fori_loop(0, len(pictures), fill, room(x, shape))
@@ -47,95 +90,112 @@ def forward(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:
 
 def filter_gradient(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:
     """The gradient to the kernel: the transpose of each of the three steps."""
+    tiles = _tiles(c.kernel)
     # In a loop nothing is done before the gradients are there: tiles would wait in memory for them.
-    count = min(len(x), max(2, _count(x, c.out_features, FILTER_PART)))
+    count = min(len(x), max(2, _count(x, c.out_features)))
     pictures, gradients = parts(x, count), parts(g, count)
 
     def add(part: jax.Array, total: jax.Array) -> jax.Array:
         before = jnp.where(part == 0, 0, total)
-        return before + _products(pictures[part], gradients[part], c)
+        return before + _products(pictures[part], gradients[part], c, tiles)
 
-    total = lax.fori_loop(0, count, add, room(g, (16, c.batch, c.out_features)))
-    return (_constant(_G2, g).T @ total.reshape(16, -1)).reshape(3, 3, c.batch, c.out_features)
+    total = lax.fori_loop(0, count, add, room(g, (tiles.size**2, c.batch, c.out_features)))
+    gradient = _of_squares(tiles.kernel, g).T @ total.reshape(tiles.size**2, -1)
+    return gradient.reshape(3, 3, c.batch, c.out_features)
 
 
-def _kernels(x: jax.Array, w: jax.Array) -> jax.Array:
-    """The kernel in the tiles' space, [16, C * D]; only once the pictures are there, as ``room`` says."""
-    taps, matrix = w.reshape(9, -1), _constant(_G2, w).reshape(4, 4, 9)
+def _tiles(out: Pair) -> Tiles:
+    return TWO if min(out) <= SMALL else FOUR
+
+
+def _kernels(x: jax.Array, w: jax.Array, tiles: Tiles) -> jax.Array:
+    """The kernel in the tiles' space, [size, size, C, D]; only once the pictures are there (``room``)."""
+    size, taps = tiles.size, w.reshape(9, -1)
+    matrix = _of_squares(tiles.kernel, w).reshape(size, size, 9)
 
     def fill(row: jax.Array, kernels: jax.Array) -> jax.Array:
         return lax.dynamic_update_index_in_dim(kernels, matrix[row] @ taps, row, 0)
 
-    kernels = lax.fori_loop(0, 4, fill, room(x, (4, 4, taps.shape[1])))
-    return kernels.reshape(16, -1)
+    kernels = lax.fori_loop(0, size, fill, room(x, (size, size, taps.shape[1])))
+    return kernels.reshape(size, size, *w.shape[2:])
 
 
-def _results(x: jax.Array, kernels: jax.Array, c: Convolution) -> jax.Array:
-    """[n, H, W, C] and kernels [4, 4, C, D] -> [n, *c.out, D]."""
-    tiles = _each_way(_tiles(x, c.padding, c.out), _pixels_in)
-    (n, height, width, _), sides = tiles[0][0].shape, range(4)
-    products = [
-        [product(tiles[i][j].reshape(-1, c.features), kernels[i, j], (1, 0), c) for j in sides]
-        for i in sides
-    ]
-    found = _each_way(products, _results_out)
-    found = [[part.reshape(n, height, width, -1) for part in row] for row in found]
-    y = jnp.stack([jnp.stack(row, 3) for row in found], 2)
-    return y.reshape(n, 2 * height, 2 * width, -1)[:, : c.out[0], : c.out[1]]
+def _of_squares(matrix: np.ndarray, like: jax.Array) -> jax.Array:
+    """What does the same to the columns, then the rows, of a square whose numbers stand in a row."""
+    return jnp.asarray(np.kron(matrix, matrix), like.dtype)
 
 
-def _products(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:
-    """Pictures [n, H, W, C] and gradients [n, *c.kernel, D] -> [16, C, D], still in the tiles' space."""
-    tiles = _each_way(_tiles(x, c.padding, c.kernel), _pixels_in)
-    size = tiles[0][0].shape[1:3]
-    g = pad(g, tuple((0, 2 * most - count) for most, count in zip(size, c.kernel, strict=True)))
-    results = [[window(g, (i, j), size, (2, 2)) for j in range(2)] for i in range(2)]
-    results = _each_way(results, _results_in)
-    both = zip(itertools.chain(*tiles), itertools.chain(*results), strict=True)
+def _results(x: jax.Array, kernels: jax.Array, c: Convolution, tiles: Tiles) -> jax.Array:
+    """[n, H, W, C] and kernels [size, size, C, D] -> [n, *c.out, D]."""
+    height, width = count = _tiles_of(c.out, tiles)
+    pixels = _both_ways(tiles.pixels, x, c.padding, count, tiles.step)
+
+    def row(i: int) -> jax.Array:
+        """[n, tiles down, results along, D]."""
+        products = [
+            product(tile.reshape(-1, c.features), kernels[i, j], (1, 0), c)
+            for j, tile in enumerate(pixels[i])
+        ]
+        results = jnp.stack(_sums(tiles.results, products), 1)
+        return results.reshape(len(x), height, -1, c.out_features)
+
+    y = jnp.stack(_sums(tiles.results, [row(i) for i in range(tiles.size)]), 2)
+    y = y.reshape(len(x), tiles.step * height, tiles.step * width, -1)
+    return y[:, : c.out[0], : c.out[1]]
+
+
+def _products(x: jax.Array, g: jax.Array, c: Convolution, tiles: Tiles) -> jax.Array:
+    """Pictures [n, H, W, C], gradients [n, *c.kernel, D] -> [size * size, C, D], in the tiles' space."""
+    count = _tiles_of(c.kernel, tiles)
+    pixels = _both_ways(tiles.pixels, x, c.padding, count, tiles.step)
+    results = _both_ways(tiles.results.T, g, ((0, 0), (0, 0)), count, tiles.step)
+    both = zip(itertools.chain(*pixels), itertools.chain(*results), strict=True)
     found = [
-        product(tile.reshape(-1, c.batch), result.reshape(-1, c.out_features), (0, 0), c)
-        for tile, result in both
+        product(pixel.reshape(-1, c.batch), result.reshape(-1, c.out_features), (0, 0), c)
+        for pixel, result in both
     ]
     return jnp.stack(found)
 
 
-def _count(x: jax.Array, out_features: int, most: int) -> int:
-    """Parts of a batch that each hold, and give, ``most`` numbers or little more; at most one a picture."""
+def _count(x: jax.Array, out_features: int) -> int:
+    """Parts of a batch that each hold, and give, ``PART`` numbers or little more; at most one a picture."""
     n, height, width, features = x.shape
-    return min(n, math.ceil(n * height * width * max(features, out_features) / most))
+    return min(n, math.ceil(n * height * width * max(features, out_features) / PART))
 
 
-def _constant(matrix: np.ndarray, w: jax.Array) -> jax.Array:
-    return jnp.asarray(matrix, w.dtype)
+def _tiles_of(out: Pair, tiles: Tiles) -> Pair:
+    """Tiles down and along that hold all results."""
+    return tuple(-(-extent // tiles.step) for extent in out)
 
 
-def _tiles(x: jax.Array, padding: tuple[Pair, Pair], out: Pair) -> Grid:
-    """The 4x4 pixels of every tile, each [N, tiles down, tiles along, C]."""
-    height, width = (-(-extent // 2) for extent in out)
+def _both_ways(
+    matrix: np.ndarray, x: jax.Array, padding: tuple[Pair, Pair], count: Pair, step: int
+) -> list[list[jax.Array]]:
+    """What a matrix makes of every tile's columns, then rows: each place's [N, tiles down, tiles along, C].
+
+    Args:
+        matrix: to the tiles' space, of as many pixels as it has columns.
+        x: [N, H, W, C].
+        padding: zeros before it; there are as many behind as the tiles need.
+        count: tiles down and along.
+        step: pixels from one to the next.
+    """
+    places = range(matrix.shape[1])
     (top, _), (left, _) = padding
-    bottom = 2 * height + 2 - x.shape[1] - top
-    right = 2 * width + 2 - x.shape[2] - left
-    x = pad(x, ((top, bottom), (left, right)))
-    return [[window(x, (i, j), (height, width), (2, 2)) for j in range(4)] for i in range(4)]
+    bottom, right = (
+        step * (tiles - 1) + len(places) - extent - before
+        for tiles, extent, before in zip(count, x.shape[1:3], (top, left), strict=True)
+    )
+    x = pad(x, ((top, bottom), (0, 0)))
+    columns = [window(x, (i, 0), (count[0], x.shape[2]), (step, 1)) for i in places]
+    # XLA writes down what it pads, be it by one that nobody reads; else each place adds up its columns again.
+    rows = [pad(row, ((0, 0), (left, right + 1))) for row in _sums(matrix, columns)]
+    return [_sums(matrix, [window(row, (0, j), count, (1, step)) for j in places]) for row in rows]
 
 
-def _each_way(grid: Grid, transform: Callable[[Sequence[jax.Array]], list[jax.Array]]) -> Grid:
-    """A transform along the columns of a grid, then along its rows."""
-    rows = [transform(row) for row in grid]
-    columns = [transform(column) for column in zip(*rows, strict=True)]
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-# The paper's B^T and A^T, and the transpose of A^T.
-
-
-def _pixels_in(d: Sequence[jax.Array]) -> list[jax.Array]:
-    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-
-
-def _results_out(m: Sequence[jax.Array]) -> list[jax.Array]:
-    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
-
-
-def _results_in(y: Sequence[jax.Array]) -> list[jax.Array]:
-    return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
+def _sums(matrix: np.ndarray, arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """A matrix times a column of arrays, without what it multiplies by zero."""
+    return [
+        sum(float(factor) * array for factor, array in zip(row, arrays, strict=True) if factor)
+        for row in matrix
+    ]
