@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxmini.evaluate import encoding, native
-from jaxmini.evaluate.interpreter import Interpreter, require_single
+from jaxmini.evaluate.interpreter import Interpreter, require_ends
 from jaxmini.export import flatbuffer, metadata
 
 # How a pixel 0..255 goes in, by the input's dtype.
@@ -68,7 +68,7 @@ def read(path: Path) -> Network:
         OSError: it cannot be read.
     """
     file, content = flatbuffer.read(path), path.read_bytes()
-    require_single(file, str(path))
+    require_ends(file, str(path))
     image, scores = file.tensors[file.inputs[0]], file.tensors[file.outputs[0]]
     _require_classifier(image, scores, path)
     description = metadata.describe_file(path) if metadata.NAME in file.metadata else {}

@@ -1,6 +1,7 @@
 """Interpreter: a .tflite file that runs, with the kernels named, on arrays as the file itself takes them."""
 
 import enum
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Interpreter:
         signature: str | None = None,
         several: bool = False,
     ) -> None:
-        require = require_ends if several else require_single
+        require = functools.partial(require_ends, several=several)
+        require = functools.partial(require_ends, several=several)
         self.file, self._native = opened(
             source, kernels, threads, keep_all, signature, require=require
         )
@@ -204,20 +206,8 @@ def known_kernels(kernels: Kernels | str) -> Kernels:
         raise ValueError(f"tflite: kernels {kernels!r} are unknown; there are {listed}") from None
 
 
-def require_single(file: flatbuffer.File, where: str) -> None:
-    """Check that a file maps one array to one, and all that ``require_sizes`` does.
-
-    Raises:
-        ValueError: it does not; names the file and the tensor.
-    """
-    for what, indices in (("input", file.inputs), ("output", file.outputs)):
-        if len(indices) != 1:
-            raise ValueError(f"{where}: has {len(indices)} {what}s; one is expected")
-    require_sizes(file, where)
-
-
-def require_ends(file: flatbuffer.File, where: str) -> None:
-    """Check that a file maps arrays to arrays, and all that ``require_sizes`` does.
+def require_ends(file: flatbuffer.File, where: str, *, several: bool = False) -> None:
+    """Check that a file maps one array to one, or ``several``, and all that ``require_sizes`` does.
 
     Raises:
         ValueError: it does not; names the file and the tensor.
@@ -225,6 +215,8 @@ def require_ends(file: flatbuffer.File, where: str) -> None:
     for what, indices in (("input", file.inputs), ("output", file.outputs)):
         if not indices:
             raise ValueError(f"{where}: has no {what}s; at least one is expected")
+        if len(indices) > 1 and not several:
+            raise ValueError(f"{where}: has {len(indices)} {what}s; one is expected")
     require_sizes(file, where)
 
 

@@ -13,7 +13,7 @@ from jaxmini.compress.quantize.transform import is_quantized, is_weights_only, m
 from jaxmini.evaluate.accuracy import of_labelled, one_each, predict_all
 from jaxmini.evaluate.deviation import Deviation, deviation
 from jaxmini.evaluate.fidelity import agreement
-from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels, require_single
+from jaxmini.evaluate.interpreter import LITERT, Kernels, known_kernels, require_ends
 from jaxmini.evaluate.operators import OperatorParity, operator_parities
 from jaxmini.evaluate.runtime import tflite_integers, tflite_predict
 from jaxmini.export import edges, flatbuffer, float_kernels
@@ -207,7 +207,7 @@ def _computes_integers(file: flatbuffer.File) -> bool:
 def _require_fitting(
     file: flatbuffer.File, where: str, artifact: Artifact, images: np.ndarray
 ) -> None:
-    require_single(file, where)
+    require_ends(file, where)
     stored, answered = (file.tensors[indices[0]] for indices in (file.inputs, file.outputs))
     if stored.shape[1:] != artifact.input_shape:
         raise ValueError(

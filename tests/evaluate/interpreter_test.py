@@ -15,11 +15,11 @@ from jaxmini.evaluate.interpreter import (
     Kernels,
     in_batches,
     known_kernels,
-    require_single,
+    require_ends,
 )
 from jaxmini.evaluate.native import RESOLVERS
-from jaxmini.export.flatbuffer import read
-from tests.export.single import SHAPE, single
+from jaxmini.export.flatbuffer import read, schema_module
+from tests.export.single import SHAPE, pair, single
 from tests.export.tampering import edited, find
 
 FILE = single("ABS", grid=(0.02, 5))
@@ -94,16 +94,17 @@ def test_options_that_cannot_be_are_refused(options: dict, message: str):
 
 def test_a_file_maps_one_array_of_a_known_size_to_one():
     file = read(FILE)
-    require_single(file, "a.tflite")
+    require_ends(file, "a.tflite")
     first, second = file.tensors
 
     def changed(**fields: object):
         return dataclasses.replace(file, tensors=(dataclasses.replace(first, **fields), second))
 
-    require_single(changed(dynamic=(0,)), "a.tflite")  # the batch may be open
+    require_ends(changed(dynamic=(0,)), "a.tflite")  # the batch may be open
+    require_ends(dataclasses.replace(file, inputs=(0, 1)), "a.tflite", several=True)
     for odd, message in (
         (dataclasses.replace(file, inputs=(0, 1)), "a.tflite: has 2 inputs; one is expected"),
-        (dataclasses.replace(file, outputs=()), "a.tflite: has 0 outputs"),
+        (dataclasses.replace(file, outputs=()), "a.tflite: has no outputs; at least one"),
         (
             changed(name="x", dynamic=(0, 2)),
             r"tensor 'x' has a size .*dimensions \[0, 2\] of \[1, 2",
@@ -111,7 +112,34 @@ def test_a_file_maps_one_array_of_a_known_size_to_one():
         (changed(name="x", shape=(1, -1)), r"tensor 'x' has the shape \[1, -1\]"),
     ):
         with pytest.raises(ValueError, match=message):
-            require_single(odd, "a.tflite")
+            require_ends(odd, "a.tflite")
+
+
+def test_a_signature_takes_and_gives_several_in_the_order_of_the_file():
+    """Its own order is that of their names, here the other way about."""
+
+    def name_ends(model: Any, graph: Any) -> None:
+        schema = schema_module()
+
+        def named(name: str, index: int) -> Any:
+            end = schema.TensorMapT()
+            end.name, end.tensorIndex = name, index
+            return end
+
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = "both", 0
+        signature.inputs = list(map(named, "ba", graph.inputs))
+        signature.outputs = list(map(named, "dc", graph.outputs))
+        model.signatureDefs = [signature]
+
+    both = Interpreter(edited(pair(), name_ends), signature="both", several=True)
+    integers = np.arange(np.prod(SHAPE), dtype=np.int8).reshape(SHAPE) - 5
+    floats = -integers.astype(np.float32)
+    np.testing.assert_array_equal(both.run(integers, floats, output=1), np.abs(floats))
+    alone = Interpreter(pair(), several=True)
+    expected = alone.run(integers, floats)
+    assert expected.dtype == np.int8
+    np.testing.assert_array_equal(both.run(integers, floats), expected)
 
 
 def test_what_leads_nowhere_is_not_there_and_told_by_the_file_s_name(
