@@ -74,9 +74,9 @@ PART = 1 << 20
 
 def forward(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:
     """The convolution; also an input gradient at stride 1, whose kernel comes turned over."""
-    tiles = _tiles(c.out)
+    tiles = _tiles_for(c.out)
     kernels = _kernels(x, w, tiles)
-    pictures = parts(x, _count(x, c.out_features))
+    pictures = parts(x, _part_count(x, c.out_features))
 
     def fill(part: jax.Array, y: jax.Array) -> jax.Array:
         return lax.dynamic_update_index_in_dim(
@@ -90,9 +90,9 @@ def forward(x: jax.Array, w: jax.Array, c: Convolution) -> jax.Array:
 
 def filter_gradient(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:
     """The gradient to the kernel: the transpose of each of the three steps."""
-    tiles = _tiles(c.kernel)
+    tiles = _tiles_for(c.kernel)
     # In a loop nothing is done before the gradients are there: tiles would wait in memory for them.
-    count = min(len(x), max(2, _count(x, c.out_features)))
+    count = min(len(x), max(2, _part_count(x, c.out_features)))
     pictures, gradients = parts(x, count), parts(g, count)
 
     def add(part: jax.Array, total: jax.Array) -> jax.Array:
@@ -104,7 +104,7 @@ def filter_gradient(x: jax.Array, g: jax.Array, c: Convolution) -> jax.Array:
     return gradient.reshape(3, 3, c.batch, c.out_features)
 
 
-def _tiles(out: Pair) -> Tiles:
+def _tiles_for(out: Pair) -> Tiles:
     return TWO if min(out) <= SMALL else FOUR
 
 
@@ -127,7 +127,7 @@ def _of_squares(matrix: np.ndarray, like: jax.Array) -> jax.Array:
 
 def _results(x: jax.Array, kernels: jax.Array, c: Convolution, tiles: Tiles) -> jax.Array:
     """[n, H, W, C] and kernels [size, size, C, D] -> [n, *c.out, D]."""
-    height, width = count = _tiles_of(c.out, tiles)
+    height, width = count = _tile_count(c.out, tiles)
     pixels = _both_ways(tiles.pixels, x, c.padding, count, tiles.step)
 
     def row(i: int) -> jax.Array:
@@ -146,7 +146,7 @@ def _results(x: jax.Array, kernels: jax.Array, c: Convolution, tiles: Tiles) -> 
 
 def _products(x: jax.Array, g: jax.Array, c: Convolution, tiles: Tiles) -> jax.Array:
     """Pictures [n, H, W, C], gradients [n, *c.kernel, D] -> [size * size, C, D], in the tiles' space."""
-    count = _tiles_of(c.kernel, tiles)
+    count = _tile_count(c.kernel, tiles)
     pixels = _both_ways(tiles.pixels, x, c.padding, count, tiles.step)
     results = _both_ways(tiles.results.T, g, ((0, 0), (0, 0)), count, tiles.step)
     both = zip(itertools.chain(*pixels), itertools.chain(*results), strict=True)
@@ -157,13 +157,13 @@ def _products(x: jax.Array, g: jax.Array, c: Convolution, tiles: Tiles) -> jax.A
     return jnp.stack(found)
 
 
-def _count(x: jax.Array, out_features: int) -> int:
+def _part_count(x: jax.Array, out_features: int) -> int:
     """Parts of a batch that each hold, and give, ``PART`` numbers or little more; at most one a picture."""
     n, height, width, features = x.shape
     return min(n, math.ceil(n * height * width * max(features, out_features) / PART))
 
 
-def _tiles_of(out: Pair, tiles: Tiles) -> Pair:
+def _tile_count(out: Pair, tiles: Tiles) -> Pair:
     """Tiles down and along that hold all results."""
     return tuple(-(-extent // tiles.step) for extent in out)
 

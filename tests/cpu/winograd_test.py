@@ -67,7 +67,7 @@ def test_a_batch_is_cut_until_no_part_is_too_large(monkeypatch):
     x = np.zeros((5, 4, 4, 2), np.float32)  # 160 numbers
     for features, most, count in ((2, 10**9, 1), (2, 64, 3), (8, 64, 5), (8, 1, 5)):
         monkeypatch.setattr(winograd, "PART", most)
-        assert winograd._count(x, features) == count  # never more parts than pictures
+        assert winograd._part_count(x, features) == count  # never more parts than pictures
 
 
 def test_an_example_that_is_not_a_number_is_so_alone():
