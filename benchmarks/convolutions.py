@@ -9,11 +9,13 @@ where they are RGB). The path is the rule's formulation. XLA and jaxmini are com
 threads told to sleep while they wait for each other (`OMP_WAIT_POLICY=passive`); the lowest median of these
 counts. Its borders are as wide on every side, where XLA's of stride 2 are not. All keep freed memory
 (`jaxmini.cpu.keep_freed_memory`) and take turns. Ratios are medians over the rounds, of CPU time of all
-threads; the error is the rule's largest difference from XLA's result, over the largest number of that.
+threads; the threads that a way takes are its CPU time over its wall time, the median too; the error is the
+rule's largest difference from XLA's result, over the largest number of that.
 """
 
 import dataclasses
 import functools
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,7 +23,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from benchmarks import page, sides
+from benchmarks import page, pairs, sides
 from benchmarks.sides import JAXMINI, XLA, Way
 from jaxmini.run.report.table import Column, Row, Table
 
@@ -29,7 +31,10 @@ COLUMNS = (
     *(Column(name) for name in ("convolution", "direction", "path")),
     *(
         Column(name, is_quantity=True)
-        for name in ("XLA / PyTorch", "jaxmini / PyTorch", "jaxmini / XLA", "largest error")
+        for name in (
+            *("XLA / PyTorch", "jaxmini / PyTorch", "jaxmini / XLA"),
+            *("threads, XLA", "threads, jaxmini", "largest error"),
+        )
     ),
 )
 DIRECTIONS = ("forward", "filter", "input")
@@ -120,7 +125,13 @@ def measured(shape: Shape, direction: str, batch: int, rounds: int) -> Row:
     best = sides.fastest(timings, tuple(others))
     pair = ((XLA, best), (JAXMINI, best), (JAXMINI, XLA))
     ratios = (sides.compared(timings, of, to) for of, to in pair)
-    return str(shape), direction, lowered[0].path, *map(sides.cell, ratios), f"{error:.0e}"
+    threads = (f"{_threads(timings[name]):.1f}" for name in (XLA, JAXMINI))
+    cells = *map(sides.cell, ratios), *threads, f"{error:.0e}"
+    return str(shape), direction, lowered[0].path, *cells
+
+
+def _threads(timing: pairs.Timing) -> float:
+    return statistics.median(cpu / wall for cpu, wall in zip(timing.cpu, timing.wall, strict=True))
 
 
 def convolution(shape: Shape, batch: int) -> tuple[Callable, tuple[np.ndarray, ...]]:
