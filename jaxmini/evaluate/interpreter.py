@@ -66,7 +66,6 @@ class Interpreter:
         several: bool = False,
     ) -> None:
         require = functools.partial(require_ends, several=several)
-        require = functools.partial(require_ends, several=several)
         self.file, self._native = opened(
             source, kernels, threads, keep_all, signature, require=require
         )
